@@ -1,0 +1,53 @@
+"""The command line: python -m fsmerge_lite tour | originals | doctor."""
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+# Set before anything imports pyplot: figures are written, no window is opened.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from . import doctor, load_originals
+from .tasks import EMBEDDED
+from .tour import run_tour
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser("python -m fsmerge_lite", description="Merge trained transformers into one.")
+    commands = main.add_subparsers(dest="command", required=True)
+    tour = commands.add_parser("tour", help="the whole algorithm on shipped originals, compared and written up")
+    tour.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(EMBEDDED), metavar="TASK",
+                      help=f"two or more of {', '.join(EMBEDDED)}; the first is model 1 (default: digits letters)")
+    tour.add_argument("--out", default="runs/tour", help="folder for model, figures and report (default: %(default)s)")
+    tour.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    tour.add_argument("--seed", type=int, default=0)
+    tour.add_argument("--steps", type=int, default=600, help="training steps a method (default: %(default)s)")
+    tour.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
+    tour.add_argument("--images", type=int, default=100, help="unlabeled images a task (default: %(default)s)")
+    tour.add_argument("--augmented", type=int, default=8, help="augmented copies of each (default: %(default)s)")
+    originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 10 minutes each)")
+    originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
+    originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
+    commands.add_parser("doctor", help="versions, devices and data: for a bug report")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    try:
+        if given.command == "tour":
+            run_tour(given.tasks, given.out, given.device, given.seed, given.steps, given.rank, given.images,
+                     given.augmented)
+        elif given.command == "originals":
+            for original in load_originals(*given.tasks, retrain=True, folder=given.out):
+                print(f"{original.name}: {original.card['accuracy']:.1f} %")
+        else:
+            print(doctor())
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

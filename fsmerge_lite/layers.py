@@ -1,0 +1,250 @@
+"""The algebra of Merge and Unmerge, and the layers that hold k originals between them.
+
+Column convention of `nn.Linear.weight`, (out, in). For original i of k, with frozen W_i (o_i, d_i) and
+b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
+
+    y* = sum_i M_i (W_i U_i x* + b_i),          M_i (o*, o_i),  U_i (d_i, d*)
+
+and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i.
+"""
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
+INITS = ("first", "average", "random")
+
+
+class Structured(nn.Module):
+    """A learned matrix S (out, in) = D + A B, kept in parts and never made dense on its way.
+
+    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D is
+    rectangular where out and in differ: ones of the identity stand at (j, j). With `blocks` > 1 it is
+    block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
+
+    Args:
+        out_features: rows of a block, >= 1.
+        in_features: columns of a block, >= 1.
+        structure: one of `STRUCTURES`.
+        rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in); ignored by diagonal and full.
+        blocks: how many blocks, >= 1.
+
+    Raises:
+        ValueError: an unknown structure, or a rank outside its range.
+    """
+
+    def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
+                 rank: int = 12, blocks: int = 1):
+        super().__init__()
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
+        width = min(out_features, in_features)
+        low_rank = "low_rank" in structure
+        if low_rank and not 1 <= rank <= width:
+            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
+        self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
+        self.structure, self.rank = structure, rank if low_rank else None
+
+        def part(here: bool, *shape: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(blocks, *shape)) if here else None
+        self.D = part("diagonal" in structure, width)
+        self.A = part(low_rank, out_features, rank)
+        self.B = part(low_rank, rank, in_features)
+        self.S = part(structure == "full", out_features, in_features)
+
+    @torch.no_grad()
+    def set_identity(self, scale: float = 1.0) -> None:
+        """S = scale * I. A low rank alone holds only the first r rows of I."""
+        if self.S is not None:
+            self.S.copy_(scale * torch.eye(self.out_features, self.in_features))
+        if self.D is not None:
+            self.D.fill_(scale)
+        if self.A is not None and self.D is None:
+            self.A.copy_(scale * torch.eye(self.out_features, self.rank))
+            self.B.copy_(torch.eye(self.rank, self.in_features))
+        elif self.A is not None:
+            self._quiet_low_rank()
+
+    @torch.no_grad()
+    def set_zero(self) -> None:
+        """S = 0, with a gradient to leave it by."""
+        for part in (self.S, self.D):
+            if part is not None:
+                part.zero_()
+        if self.A is not None:
+            self._quiet_low_rank()
+
+    def _quiet_low_rank(self) -> None:
+        """A = 0 and B random: A B = 0, but A has a gradient."""
+        self.A.zero_()
+        self.B.normal_(std=self.in_features ** -0.5)
+
+    @torch.no_grad()
+    def set_random(self, scale: float = 1.0) -> None:
+        """Independent normal entries, sized so that S x is about as large as scale * x."""
+        if self.S is not None:
+            self.S.normal_(std=scale * self.in_features ** -0.5)
+        if self.D is not None:
+            self.D.normal_(std=scale)
+        if self.A is not None:
+            self.A.normal_(std=scale * self.rank ** -0.5)
+            self.B.normal_(std=self.in_features ** -0.5)
+
+    def left(self, weight: Tensor) -> Tensor:
+        """S W for a weight (blocks * in, n): what Merge does to a layer's output side. Gives (blocks * out, n)."""
+        weight = weight.unflatten(0, (self.blocks, self.in_features))
+        if self.S is not None:
+            return (self.S @ weight).flatten(0, 1)
+        folded = 0
+        if self.A is not None:
+            folded = self.A @ (self.B @ weight)
+        if self.D is not None:
+            folded = folded + _resize(self.D[:, :, None] * weight[:, :self.D.shape[1]], -2, self.out_features)
+        return folded.flatten(0, 1)
+
+    def right(self, weight: Tensor) -> Tensor:
+        """W S for a weight (n, out), one block: what Unmerge does to a layer's input side. Gives (n, in)."""
+        if self.S is not None:
+            return weight @ self.S[0]
+        folded = 0
+        if self.A is not None:
+            folded = (weight @ self.A[0]) @ self.B[0]
+        if self.D is not None:
+            folded = folded + _resize(weight[:, :self.D.shape[1]] * self.D[0], -1, self.in_features)
+        return folded
+
+    def forward(self, x: Tensor) -> Tensor:
+        """S x for features (..., blocks * in). Gives (..., blocks * out)."""
+        if self.blocks == 1:  # features as rows: (S x)^T = x^T S^T
+            return self._transposed(x, 0)
+        return torch.cat([self._transposed(part, b) for b, part in enumerate(x.chunk(self.blocks, -1))], -1)
+
+    def _transposed(self, x: Tensor, block: int) -> Tensor:
+        if self.S is not None:
+            return F.linear(x, self.S[block])
+        y = 0
+        if self.A is not None:
+            y = F.linear(F.linear(x, self.B[block]), self.A[block])
+        if self.D is not None:
+            y = y + _resize(x[..., :self.D.shape[1]] * self.D[block], -1, self.out_features)
+        return y
+
+    def dense(self) -> Tensor:
+        """S as one matrix (blocks * out, blocks * in): to look at, and for the output matrices of a fold."""
+        eye = torch.eye(self.blocks * self.in_features, device=self.device, dtype=self.dtype)
+        return self.left(eye)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def extra_repr(self) -> str:
+        rank = f", rank={self.rank}" if self.rank else ""
+        blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
+        return f"{self.out_features}, {self.in_features}, {self.structure}{rank}{blocks}"
+
+
+def _resize(x: Tensor, dim: int, size: int) -> Tensor:
+    """Zeros behind `dim` up to `size`: the part of a rectangular identity beyond its square."""
+    missing = size - x.shape[dim]
+    return F.pad(x, (0, missing) if dim == -1 else (0, 0, 0, missing)) if missing else x
+
+
+class Merge(Structured):
+    """M_i (o*, o_i): takes what original i's layer put out into the merged model's features."""
+
+    def init(self, how: str, i: int, k: int) -> None:
+        """`first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k)."""
+        if how == "average":
+            self.set_identity(1 / k)
+        elif how == "random":
+            self.set_random(k ** -0.5)
+        else:
+            self.set_identity() if i == 0 else self.set_zero()
+
+
+class Unmerge(Structured):
+    """U_i (d_i, d*): takes the merged model's features back to what original i's layer reads."""
+
+    def init(self, how: str, i: int, k: int) -> None:
+        """`first` and `average`: I. `random`: normal, of size 1."""
+        self.set_random() if how == "random" else self.set_identity()
+
+
+class SuperLinear(nn.Module):
+    """k frozen linear layers between Unmerge and Merge: y* = sum_i M_i (W_i U_i x* + b_i).
+
+    Args:
+        layers: the k originals' `nn.Linear`; their weights are used, frozen, not copied.
+        merges: k Merge, M_i (o*, o_i).
+        unmerges: k Unmerge, U_i (d_i, d*), or None for a layer that reads the input itself.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None):
+        super().__init__()
+        self.merges, self.unmerges, self.k = merges, unmerges, len(layers)
+        for i, layer in enumerate(layers):
+            self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=False)
+            bias = None if layer.bias is None else layer.bias.detach()
+            self.register_buffer(f"bias{i}", bias, persistent=False)
+
+    def frozen(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The originals' (W_i, b_i)."""
+        return ((getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self.k))
+
+    def unmerged(self, x: Tensor) -> list[Tensor]:
+        """U_i x* for every i: what each original's layer reads."""
+        return [x] * self.k if self.unmerges is None else [unmerge(x) for unmerge in self.unmerges]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer run explicitly, as the paper draws it. x (..., d*), gives (..., o*)."""
+        return sum(merge(F.linear(u, weight, bias)) for u, (weight, bias), merge
+                   in zip(self.unmerged(x), self.frozen(), self.merges))
+
+    def fold(self) -> tuple[Tensor, Tensor | None]:
+        """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
+        folded, folded_bias = 0, 0
+        for i, ((weight, bias), merge) in enumerate(zip(self.frozen(), self.merges)):
+            rows = weight.flatten(1) if self.unmerges is None else self.unmerges[i].right(weight)  # (o_i, d*)
+            folded = folded + merge.left(rows)
+            folded_bias = None if bias is None else folded_bias + merge(bias)
+        return folded.unflatten(1, weight.shape[1:]) if weight.dim() > 2 else folded, folded_bias
+
+
+class SuperConv2d(SuperLinear):
+    """k frozen patch convolutions that read the picture itself, merged by channel; weights (o_i, C, P, P)."""
+
+    def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList):
+        super().__init__(layers, merges)
+        first = layers[0]
+        self.how = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W), gives (B, o*, H / P, W / P)."""
+        return sum(merge(F.conv2d(x, weight, bias, **self.how).movedim(1, -1)).movedim(-1, 1)
+                   for (weight, bias), merge in zip(self.frozen(), self.merges))
+
+
+class SuperToken(nn.Module):
+    """k frozen tensors of the residual stream (class token, positions): t* = sum_i M_i t_i, (..., d*)."""
+
+    def __init__(self, tokens: Sequence[Tensor], merges: nn.ModuleList):
+        super().__init__()
+        self.merges = merges
+        for i, token in enumerate(tokens):
+            self.register_buffer(f"token{i}", token.detach(), persistent=False)
+
+    def forward(self) -> Tensor:
+        return sum(merge(getattr(self, f"token{i}")) for i, merge in enumerate(self.merges))
+
+
+def scaled_rank(rank: int, size: int, dim: int) -> int:
+    """The rank for a matrix on `size` features where the stream has `dim`: scaled by size / dim, as inside the MLP."""
+    return math.floor(rank * size / dim)

@@ -1,0 +1,89 @@
+"""The originals: models pretrained from different random initializations, each fine-tuned on its own task.
+
+They ship in `data/originals`, one safetensors file and one JSON card each; `recipe.json` there says how
+they are made, and `load_originals(..., retrain=True)` makes them anew by it.
+"""
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .drawing import jitter
+from .evaluation import evaluate
+from .models import Original, load_original, vit
+from .tasks import EMBEDDED, Task, task
+from .training import fit
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "originals"
+REFRESH = 250  # steps after which drawn tasks give new training images
+
+
+def load_originals(*names: str, retrain: bool = False, folder: str | Path | None = None,
+                   progress: bool | None = None) -> list[Original]:
+    """The trained models of these embedded tasks: those that ship, or made anew.
+
+    Args:
+        names: of digits, letters, shapes, textures; none gives all four.
+        retrain: train by the recipe (minutes each on a CPU) and save the models under `folder`.
+        folder: where the files are; by default `data/originals`, and `runs/originals` when retraining.
+        progress: show a bar while training; None shows it in a terminal only.
+
+    Raises:
+        ValueError: no such task, or a damaged file.
+        FileNotFoundError: the folder has no such original.
+    """
+    tasks = [task(name) for name in names or EMBEDDED]
+    if retrain:
+        folder = Path(folder or "runs/originals")
+        for each in tasks:
+            train_original(each, recipe(), progress).save(folder / each.name)
+    return [load_original(Path(folder or DATA) / each.name) for each in tasks]
+
+
+def recipe() -> dict:
+    """How the shipped originals were made: architecture, seeds, steps and learning rates."""
+    return json.loads((DATA / "recipe.json").read_text())
+
+
+def train_original(own: Task, how: dict, progress: bool | None = None) -> Original:
+    """Pretrain a ViT on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
+
+    Args:
+        own: the task to be good at.
+        how: a recipe as in `data/originals/recipe.json`; "seeds" gives each task its initialization.
+        progress: show a bar; None shows it in a terminal only.
+    """
+    torch.manual_seed(how["seeds"][own.name])
+    backbone = vit(**how["architecture"])
+    dim, mixture = backbone.embed_dim, [task(name) for name in how["mixture"]]
+    broad = nn.Linear(dim, sum(len(t.classes) for t in mixture))
+    head = nn.Linear(dim, len(own.classes))
+    for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
+        model = nn.Sequential(backbone, classifier).train()
+        settings = dict(how[phase])
+        loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + how["seeds"][own.name])
+        fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings)
+    original = Original(backbone.eval(), head, own.name, own).eval()
+    original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "recipe": how}
+    return original
+
+
+def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:
+    """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side."""
+    generator = torch.Generator().manual_seed(seed)
+    offsets = [sum(len(t.classes) for t in tasks[:i]) for i in range(len(tasks))]
+    share, pools = batch_size // len(tasks), []
+
+    def loss(step: int) -> Tensor:
+        if step % REFRESH == 0:  # drawn tasks never show a picture for long
+            pools[:] = [t.sample(t.train_size or share * REFRESH, seed=1000 * seed + step) for t in tasks]
+        images, labels = [], []
+        for each, offset, (x, y) in zip(tasks, offsets, pools):
+            rows = torch.randint(len(x), (share,), generator=generator)
+            images.append(jitter(x[rows], generator) if each.train_size else x[rows])
+            labels.append(y[rows] + offset)
+        return F.cross_entropy(model(torch.cat(images)), torch.cat(labels))
+    return loss

@@ -1,0 +1,42 @@
+"""Small models with all weights drawn at random: nothing in them is zero, one or equal by accident."""
+import torch
+from torch import nn
+
+import fsmerge_lite as fsm
+
+# Every option of timm's VisionTransformer that the wiring claims to support, by name.
+VIT_OPTIONS = {
+    "plain": {},
+    "no qkv bias, LayerScale": {"qkv_bias": False, "init_values": 0.1},
+    "qk_norm": {"qk_norm": True},
+    "pre_norm": {"pre_norm": True},
+    "register tokens": {"reg_tokens": 2},
+    "average pooling, fc_norm": {"global_pool": "avg"},
+    "average pooling, norm": {"global_pool": "avg", "fc_norm": False},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "no_embed_class": {"no_embed_class": True},
+    "max pooling": {"global_pool": "max"},
+    "no positions": {"pos_embed": "none"},
+    "inner norms, no proj bias": {"scale_attn_norm": True, "scale_mlp_norm": True, "proj_bias": False},
+}
+
+
+def randomised(model: nn.Module, dtype=torch.float64, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    model = model.to(dtype).eval()
+    for p in model.parameters():
+        p.data += 0.2 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(dtype)
+    return model
+
+
+def vits(dims, dtype=torch.float64, **options) -> list[nn.Module]:
+    options = {"depth": 2, "num_heads": 2, "img_size": 16, "patch_size": 8, "mlp_ratio": 2} | options
+    return [randomised(fsm.vit(dim=dim, **options), dtype, i) for i, dim in enumerate(dims)]
+
+
+def mlps(hidden, dtype=torch.float64, inputs: int = 12) -> list[nn.Module]:
+    return [randomised(fsm.MLP((inputs, h, h + 2, h + 1)), dtype, i) for i, h in enumerate(hidden)]
+
+
+def pictures(n: int = 3, size: int = 16, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
