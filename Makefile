@@ -26,6 +26,8 @@ $(READY): pyproject.toml constraints.txt
 tour: $(READY)
 	$(BIN)/python -m fsmerge_lite tour
 
+test notebooks: export FSMERGE_QUIET = 1
+
 # One torch thread a worker: two workers on two cores finish sooner than one on both.
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --durations=8 tests \

@@ -41,7 +41,7 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
         steps, lr, batch_size, weight_decay: of AdamW under a one-cycle schedule.
         start: `first` starts at original 1, `average` at the average of the weights.
         seed: fixes the order of the images.
-        progress: show a bar; None shows it in a terminal only.
+        progress: show a bar; None shows it in a terminal or notebook.
 
     Returns:
         the student as a `Merged`, with the `History` of its training as `.history`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .tasks import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """Accuracies in percent. `per_task`: the right head is given. `joint`: argmax over all heads, task unknown."""
 
@@ -25,6 +25,8 @@ class Scores:
 
     def __str__(self) -> str:
         return str(Table({"accuracy %": self}))
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return Table({"accuracy %": self})._repr_html_()
@@ -45,6 +47,8 @@ class Table(dict):
         def line(cells: Sequence[str]) -> str:
             return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))])
         return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, rows = self._cells()

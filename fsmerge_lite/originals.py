@@ -29,7 +29,7 @@ def load_originals(*names: str, retrain: bool = False, folder: str | Path | None
         names: of digits, letters, shapes, textures; none gives all four.
         retrain: train by the recipe (minutes each on a CPU) and save the models under `folder`.
         folder: where the files are; by default `data/originals`, and `runs/originals` when retraining.
-        progress: show a bar while training; None shows it in a terminal only.
+        progress: show a bar while training; None shows it in a terminal or notebook.
 
     Raises:
         ValueError: no such task, or a damaged file.
@@ -54,7 +54,7 @@ def train_original(own: Task, how: dict, progress: bool | None = None) -> Origin
     Args:
         own: the task to be good at.
         how: a recipe as in `data/originals/recipe.json`; "seeds" gives each task its initialization.
-        progress: show a bar; None shows it in a terminal only.
+        progress: show a bar; None shows it in a terminal or notebook.
     """
     torch.manual_seed(how["seeds"][own.name])
     backbone = vit(**how["architecture"])

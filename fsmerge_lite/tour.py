@@ -56,7 +56,7 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
         steps: of distillation and of FS-Merge, each.
         rank: of M and U.
         per_task, augmented: unlabeled images a task, and augmented copies of each.
-        progress: show bars; None shows them in a terminal only.
+        progress: show bars; None shows them in a terminal or notebook.
         say: called with each line of text.
 
     Raises:

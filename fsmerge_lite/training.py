@@ -1,5 +1,7 @@
 """Training: one loop for everything, and the reconstruction loss of the paper on top of it."""
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,14 @@ class History:
                 f"loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g})")
 
 
+def _hidden(progress: bool | None) -> bool | None:
+    """Whether to hide the bar. Left open (None): shown in a terminal and in a notebook, unless FSMERGE_QUIET is set."""
+    if progress is not None:
+        return not progress
+    # For tqdm, None means: hidden unless in a terminal.
+    return True if "FSMERGE_QUIET" in os.environ else False if "ipykernel" in sys.modules else None
+
+
 def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
         warmup: float = 0.1, name: str = "training", progress: bool | None = None) -> History:
     """Minimise `loss(step)` over `parameters` with AdamW, a one-cycle schedule and gradients clipped to norm 1.
@@ -45,7 +55,7 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
         lr: the highest learning rate of the cycle.
         weight_decay: AdamW's.
         warmup: the share of the steps in which the rate rises.
-        progress: show a bar; None shows it in a terminal only.
+        progress: show a bar; None shows it in a terminal or notebook.
 
     Raises:
         ValueError: steps < 1 or lr <= 0.
@@ -53,12 +63,12 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
     """
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps must be >= 1 and lr > 0, got steps={steps}, lr={lr}")
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=max(steps, 2), pct_start=warmup)
     history, start = History(name), time.perf_counter()
-    bar = tqdm(range(steps), desc=name, disable=None if progress is None else not progress)
+    bar = tqdm(range(steps), desc=name, disable=_hidden(progress))
     for step in bar:
         value = loss(step)
         optimizer.zero_grad()
@@ -134,7 +144,7 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
         images: from `calibration`, of the net's originals in their order.
         steps, lr, batch_size, weight_decay: of AdamW under a one-cycle schedule.
         seed: fixes the order of the images.
-        progress: show a bar; None shows it in a terminal only.
+        progress: show a bar; None shows it in a terminal or notebook.
 
     Raises:
         ValueError: images of another number of tasks, steps < 1 or lr <= 0.
