@@ -1,11 +1,9 @@
 """The command line: python -m fsmerge_lite tour | originals | doctor."""
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-# Set before anything imports pyplot: figures are written, no window is opened.
-os.environ.setdefault("MPLBACKEND", "Agg")
+import matplotlib
 
 from . import doctor, load_originals
 from .tasks import EMBEDDED
@@ -23,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--seed", type=int, default=0)
     tour.add_argument("--steps", type=int, default=600, help="training steps a method (default: %(default)s)")
     tour.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
-    tour.add_argument("--images", type=int, default=100, help="unlabeled images a task (default: %(default)s)")
-    tour.add_argument("--augmented", type=int, default=8, help="augmented copies of each (default: %(default)s)")
+    tour.add_argument("--images", type=int, default=16, help="unlabeled images a task (default: %(default)s)")
+    tour.add_argument("--augmented", type=int, default=49, help="augmented copies of each (default: %(default)s)")
     originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 10 minutes each)")
     originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
     originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
@@ -34,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
+    matplotlib.use("Agg")  # figures are written, no window is opened
     try:
         if given.command == "tour":
             run_tour(given.tasks, given.out, given.device, given.seed, given.steps, given.rank, given.images,
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{original.name}: {original.card['accuracy']:.1f} %")
         else:
             print(doctor())
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

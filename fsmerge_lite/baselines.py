@@ -32,8 +32,8 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
             progress: bool | None = None) -> Merged:
     """Knowledge distillation: train all weights of one model towards the originals' features.
 
-    The same loss, images, optimiser and schedule as FS-Merge, on features brought to one scale:
-    features_i(x) = s_i f*(x), where s_i is the root mean square of f_i.
+    The same loss, images, optimiser and schedule as FS-Merge, on features brought to one scale, the first original's:
+    features_i(x) = (s_i / s_1) f*(x), where s_i is the root mean square of f_i.
 
     Args:
         originals: k originals of one width.
@@ -53,12 +53,12 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
         raise ValueError(f"start must be 'first' or 'average', got {start!r}")
     student = SuperNet(originals, structure="diagonal", init=start)
     originals, student = student.originals, student.fold()
-    targets = target_features(originals, images)
+    parameters = list(student.backbone.requires_grad_(True).parameters())
+    targets = target_features(originals, images, parameters[0])
     if len({t.shape[1] for t in targets}) > 1:
         raise ValueError("distillation needs originals of one feature width; SuperNet can merge different ones")
     for output, target in zip(student.outputs, targets):
-        output.copy_(target.square().mean().sqrt() * torch.eye(target.shape[1]))
-    parameters = list(student.backbone.requires_grad_(True).parameters())
+        output.data = (target.square().mean() / targets[0].square().mean()).sqrt() * torch.eye(len(output)).to(output)
     loss = reconstruction(student.features, images, targets, batch_size, seed, parameters[0])
     student.history = fit(parameters, loss, steps, lr, weight_decay, name="distillation", progress=progress)
     return student.requires_grad_(False)

@@ -5,6 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from .originals import DATA
+
 PACKAGES = ("fsmerge_lite", "torch", "torchvision", "timm", "safetensors", "scikit-learn", "numpy", "matplotlib",
             "jupyterlab", "ipywidgets", "nbval")
 
@@ -33,7 +35,6 @@ class Report(dict):
 
 def doctor() -> Report:
     """Versions, devices, threads and shipped data: what to paste into a bug report."""
-    from .originals import DATA
     report = Report(python=platform.python_version(), system=f"{platform.system()} {platform.machine()}")
     for package in PACKAGES:
         try:

@@ -5,9 +5,6 @@ timm's `VisionTransformer` without classifier or the `MLP` below. `describe` wri
 as a small dict and `build` makes it again; that is how two models are compared and how files are loaded.
 """
 import copy
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -15,12 +12,11 @@ from pathlib import Path
 
 import timm.layers
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from .files import load_files, save_files
 from .tasks import EMBEDDED, Task
 
 
@@ -168,7 +164,9 @@ def build(config: dict) -> nn.Module:
 # ---------------------------------------------------------------- what goes in, what comes out
 
 class Original(nn.Module):
-    """A trained model to be merged: a frozen backbone (B, 3, H, W) -> (B, d) and its head (B, d) -> (B, classes).
+    """A trained model to be merged: a backbone (B, 3, H, W) -> (B, d) and its head (B, d) -> (B, classes).
+
+    It is frozen: its parameters ask for no gradient any more.
 
     Args:
         backbone: an `MLP` or a timm `VisionTransformer`; one with a classifier is split into the two.
@@ -272,8 +270,6 @@ class Ensemble(nn.Module):
         return [original(x) for original in self.originals]
 
 
-# ---------------------------------------------------------------- files
-
 def _linear_shape(head: nn.Module) -> list[int] | None:
     if isinstance(head, nn.Identity):
         return None
@@ -284,54 +280,6 @@ def _linear_shape(head: nn.Module) -> list[int] | None:
 
 def _linear(shape: list[int] | None) -> nn.Module:
     return nn.Identity() if shape is None else nn.Linear(*shape)
-
-
-def _paths(path: str | Path) -> tuple[Path, Path]:
-    path = Path(path)
-    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all: a temporary file, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def save_files(path: str | Path, state: dict[str, Tensor], card: dict) -> None:
-    """Weights as safetensors, and beside them a JSON card with their SHA-256."""
-    weights_path, card_path = _paths(path)
-    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
-    text = json.dumps({**card, "sha256": hashlib.sha256(weights).hexdigest()}, indent=1) + "\n"
-    write_whole(weights_path, weights)
-    write_whole(card_path, text.encode())
-
-
-def load_files(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict]:
-    """The weights and the card that `save_files` wrote, checked for being whole and of the `expected` format."""
-    weights_path, card_path = _paths(path)
-    for file in (weights_path, card_path):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; a saved model is a .safetensors file and a .json card")
-    try:
-        card = json.loads(card_path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{card_path} is no JSON card: {error}") from None
-    if not isinstance(card, dict) or card.get("format") != expected:
-        found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{card_path} describes {found!r}, expected {expected!r}")
-    if hashlib.sha256(weights_path.read_bytes()).hexdigest() != card.get("sha256"):
-        raise ValueError(f"{weights_path} is not the file its card describes (SHA-256 differs): "
-                         "it was cut short or replaced; make or fetch it again")
-    try:
-        return load_file(weights_path), card
-    except SafetensorError as error:
-        raise ValueError(f"{weights_path} is no safetensors file: {error}") from None
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

@@ -1,6 +1,5 @@
 """Every figure. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,10 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .evaluation import Scores
-    from .training import History
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
@@ -31,8 +26,8 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
     return figure
 
 
-def histories(runs: Sequence["History"], ax: Axes | None = None) -> Axes:
-    """Loss against step, log scale, a line a run; the learning rate of the first in grey behind them."""
+def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
+    """Loss against step of each `History`, log scale; the learning rate of the first in grey behind them."""
     ax = ax or plt.figure(figsize=(6, 3.5), layout="constrained").gca()
     behind = ax.twinx()
     behind.fill_between(range(len(runs[0].lr)), runs[0].lr, color=GREY, alpha=0.35, lw=0)
@@ -46,8 +41,8 @@ def histories(runs: Sequence["History"], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def accuracies(table: Mapping[str, "Scores"]) -> Figure:
-    """Bars of per-task and joint accuracy, a group a method, chance of one task dotted."""
+def accuracies(table: Mapping) -> Figure:
+    """Bars of per-task and joint accuracy from a `Table`, a group a method; chance for one of ten classes dotted."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
     figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
     width = 0.8 / len(columns)

@@ -38,8 +38,6 @@ class SuperNet(nn.Module):
         # Tuples keep the originals and the plain model out of this module's parameters.
         self.originals = tuple(o if isinstance(o, Original) else Original(o) for o in originals)
         check_originals([o.backbone for o in self.originals])
-        if any(o.head.training for o in self.originals if isinstance(o.head, nn.Linear)):
-            raise ValueError("an original's head is in train mode; call .eval() on the original first")
         self.rank, self.structure, self.init = rank, structure, init
         backbones = [absorb_layer_scale(o.backbone) for o in self.originals]
         template = backbones[0]

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from . import plots
 from .baselines import average, distill, ensemble
 from .evaluation import Table, evaluate
+from .files import write_whole
 from .machine import doctor, pick_device
-from .models import Merged, write_whole
+from .models import Merged
 from .originals import load_originals
 from .supernet import SuperNet
 from .tasks import calibration
@@ -44,7 +45,7 @@ class Tour:
 
 
 def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "runs/tour", device: str = "auto",
-             seed: int = 0, steps: int = 600, rank: int = 12, per_task: int = 100, augmented: int = 8,
+             seed: int = 0, steps: int = 600, rank: int = 12, per_task: int = 16, augmented: int = 49,
              progress: bool | None = None, say=print) -> Tour:
     """Merge shipped originals by averaging, distillation and FS-Merge, compare, and write model, figures, report.
 
@@ -117,7 +118,7 @@ def png(figure: Figure) -> bytes:
 
 
 CAPTIONS = {
-    "tasks": "Test images of the tasks. Each original has seen one task's labels; the merge sees none.",
+    "tasks": "Test images of the tasks. Each original was fine-tuned on one of them; the merge sees no label.",
     "layer": "One layer of the SuperNet, and what it folds into.",
     "training": "Reconstruction loss on the unlabeled images while training.",
     "accuracy": "Test accuracy; dotted: chance for one task of ten classes.",

@@ -1,4 +1,5 @@
 """Training: one loop for everything, and the reconstruction loss of the paper on top of it."""
+import copy
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from . import plots
 from .models import Original
 from .supernet import SuperNet
 from .tasks import Calibration
@@ -26,8 +28,7 @@ class History:
 
     def plot(self, ax=None):
         """Draw the loss (log scale) against the step, and the learning rate in grey behind it. Returns the axes."""
-        from .plots import histories
-        return histories([self], ax)
+        return plots.histories([self], ax)
 
     def __repr__(self) -> str:
         if not self.loss:
@@ -88,8 +89,9 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
 
 
 @torch.no_grad()
-def target_features(originals: Sequence[Original], images: Calibration, batch_size: int = 256) -> list[Tensor]:
-    """f_i(x) of every image by its OWN original, (n_i, d_i) for each i; on the originals' device.
+def target_features(originals: Sequence[Original], images: Calibration, like: Tensor, batch_size: int = 256
+                    ) -> list[Tensor]:
+    """f_i(x) of every image by its OWN original, (n_i, d_i) for each i, on the device and in the dtype of `like`.
 
     Raises:
         ValueError: the images were drawn for another number of originals.
@@ -97,9 +99,11 @@ def target_features(originals: Sequence[Original], images: Calibration, batch_si
     k = int(images.owner.max()) + 1
     if k != len(originals):
         raise ValueError(f"the images are of {k} tasks, but there are {len(originals)} originals")
-    like = next(originals[0].parameters())
-    return [torch.cat([original.backbone(x.to(like.device, like.dtype)) for x in images.of(i).split(batch_size)])
-            for i, original in enumerate(originals)]
+    targets = []
+    for i, original in enumerate(originals):  # one original at a time on the device of the training
+        backbone = copy.deepcopy(original.backbone).to(like)
+        targets.append(torch.cat([backbone(x.to(like)) for x in images.of(i).split(batch_size)]))
+    return targets
 
 
 def reconstruction(features: Callable[[Tensor], list[Tensor]], images: Calibration, targets: Sequence[Tensor],
@@ -126,7 +130,7 @@ def reconstruction(features: Callable[[Tensor], list[Tensor]], images: Calibrati
     def loss(step: int) -> Tensor:
         rows = torch.randperm(len(images), generator=generator)[:batch_size]
         owner, row = images.owner[rows], row_in_task[rows]
-        rebuilt = features(images.images[rows].to(like.device, like.dtype))
+        rebuilt = features(images.images[rows].to(like))
         errors = [(rebuilt[i][owner == i] - target[row[owner == i]]).square().sum() / scale
                   for i, (target, scale) in enumerate(zip(targets, scales))]
         return sum(errors) / len(rows)
@@ -151,5 +155,6 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
         FloatingPointError: the loss is no longer a number.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    loss = reconstruction(net, images, target_features(net.originals, images), batch_size, seed, parameters[0])
+    targets = target_features(net.originals, images, parameters[0])
+    loss = reconstruction(net, images, targets, batch_size, seed, parameters[0])
     return fit(parameters, loss, steps, lr, weight_decay, name="FS-Merge", progress=progress)

@@ -72,9 +72,11 @@ def _vit(vit: VisionTransformer) -> Wiring:
 
 
 def absorb_layer_scale(backbone: nn.Module) -> nn.Module:
-    """The same function with every LayerScale at one: gamma * (W x + b) = (gamma W) x + gamma b. A copy."""
+    """The same function with every LayerScale at one: gamma * (W x + b) = (gamma W) x + gamma b. A copy, if need be."""
+    if not any(isinstance(module, LayerScale) for module in backbone.modules()):
+        return backbone
     backbone = copy.deepcopy(backbone)
-    for block in getattr(backbone, "blocks", ()):
+    for block in backbone.blocks:
         for layer, scale in ((block.attn.proj, block.ls1), (block.mlp.fc2, block.ls2)):
             if isinstance(scale, LayerScale):
                 layer.weight.data = layer.weight.data * scale.gamma.data[:, None]

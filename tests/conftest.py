@@ -1,10 +1,9 @@
-import os
-
+import matplotlib
 import pytest
 import torch
 from hypothesis import settings
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+matplotlib.use("Agg")  # not through the environment, which the notebooks' kernels would inherit
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 

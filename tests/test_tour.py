@@ -16,7 +16,7 @@ from fsmerge_lite.tour import run_tour
 @pytest.fixture(scope="module")
 def toured(tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("tour"), []
-    found = run_tour(out=out, device="cpu", steps=60, per_task=50, augmented=2, say=lines.append)
+    found = run_tour(out=out, device="cpu", steps=60, augmented=4, say=lines.append)
     return found, out, "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ def test_fit_finds_the_least_squares_solution():
 def test_the_loss_by_hand():
     models, images = vits([8, 6]), small_images()
     net = fsm.SuperNet(models, rank=2, init="random")
-    targets = target_features(net.originals, images)
+    targets = target_features(net.originals, images, next(net.parameters()))
     loss = reconstruction(net, images, targets, batch_size=12, seed=0, like=next(net.parameters()))
     by_hand = 0
     for x, i in zip(images.images, images.owner.tolist()):
@@ -46,7 +46,7 @@ def test_training_fits_and_leaves_the_originals_alone():
     for model, state in zip(models, before):
         assert all(torch.equal(p, state[name]) for name, p in model.state_dict().items())
     merged = net.fold()
-    for i, target in enumerate(target_features(net.originals, images)):
+    for i, target in enumerate(target_features(net.originals, images, next(net.parameters()))):
         error = (merged.features(images.of(i))[i] - target).square().mean() / target.square().mean()
         assert error < 0.5 * history.loss[0]
 
