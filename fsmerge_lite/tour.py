@@ -22,8 +22,9 @@ from .supernet import SuperNet
 from .tasks import calibration
 from .training import History, train_global
 
-# Tuned alike: the best of 5e-4, 1e-3, 2e-3, 4e-3 for each at these steps and images (see README).
-LR_DISTILL, LR_FSMERGE = 1e-3, 2e-3
+# Tuned alike: for each the best of 1e-3, 2e-3, 4e-3, 8e-3 at the default steps and images, over both orders of
+# digits and letters (mean per-task accuracy: distillation 89.6 90.5 89.4 88.7, FS-Merge 87.6 90.8 91.6 90.5).
+LR_DISTILL, LR_FSMERGE = 2e-3, 4e-3
 FOLD_BOUND = 1e-4  # fp32; features are of size 1
 
 
@@ -68,6 +69,7 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
     start, out, device = time.perf_counter(), Path(out), pick_device(device)
     originals = [o.to(device) for o in load_originals(*names)]
     tasks = [o.task for o in originals]
+    torch.manual_seed(seed)  # for the noise in the low-rank parts
     net = SuperNet(originals, rank=rank)
     images = calibration(originals, per_task, augmented, seed)
     say(f"originals: {', '.join(names)}, on {device}; {per_task} unlabeled images a task, "
