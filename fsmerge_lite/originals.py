@@ -48,26 +48,34 @@ def recipe() -> dict:
     return json.loads((DATA / "recipe.json").read_text())
 
 
-def train_original(own: Task, how: dict, progress: bool | None = None) -> Original:
+def train_original(own: Task, how: dict, progress: bool | None = None, seed: int | None = None) -> Original:
     """Pretrain a ViT on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
 
     Args:
-        own: the task to be good at.
-        how: a recipe as in `data/originals/recipe.json`; "seeds" gives each task its initialization.
+        own: the task to be good at, of 32 x 32 pictures; your own folders too.
+        how: a recipe as in `data/originals/recipe.json`, from `recipe()`.
         progress: show a bar; None shows it in a terminal or notebook.
+        seed: of the initialization and the images; by default the recipe's for this task, 0 for one it does not know.
+
+    Raises:
+        ValueError: the task's pictures are of another size than the recipe's model reads.
     """
-    torch.manual_seed(how["seeds"][own.name])
-    backbone = vit(**how["architecture"])
-    dim, mixture = backbone.embed_dim, [task(name) for name in how["mixture"]]
-    broad = nn.Linear(dim, sum(len(t.classes) for t in mixture))
-    head = nn.Linear(dim, len(own.classes))
+    if own.size != how["architecture"]["img_size"]:
+        raise ValueError(f"{own!r} has pictures of another size than the recipe's {how['architecture']['img_size']}")
+    seed = how["seeds"].get(own.name, 0) if seed is None else seed
+    mixture = [task(name) for name in how["mixture"]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = vit(**how["architecture"])
+        broad = nn.Linear(backbone.embed_dim, sum(len(t.classes) for t in mixture))
+        head = nn.Linear(backbone.embed_dim, len(own.classes))
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
         model = nn.Sequential(backbone, classifier).train()
         settings = dict(how[phase])
-        loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + how["seeds"][own.name])
+        loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + seed)
         fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings)
     original = Original(backbone.eval(), head, own.name, own).eval()
-    original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "recipe": how}
+    original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "seed": seed, "recipe": how}
     return original
 
 

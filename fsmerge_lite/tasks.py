@@ -170,10 +170,10 @@ def _augment(images: Tensor) -> Tensor:
 # ---------------------------------------------------------------- real pictures
 
 def folder_task(path: str | Path, size: int = SIZE, name: str | None = None) -> Task:
-    """A task from image folders: `path`/train/CLASS/*.png and `path`/test/CLASS/*.png (or jpg, ...).
+    """A task from image folders: `path`/train/CLASS/*.png and `path`/test/CLASS/*.png (or val; or jpg, ...).
 
     Args:
-        path: the folder; with no train and test inside, its classes' images are split 4 : 1 at random, for good.
+        path: the folder; where it holds the classes themselves, their images are split 4 : 1 at random, for good.
         size: pictures are resized and centre-cropped to size x size pixels.
         name: what tables call it; the folder's name by default.
 
@@ -184,10 +184,11 @@ def folder_task(path: str | Path, size: int = SIZE, name: str | None = None) -> 
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder; expected {path}/train/CLASS/*.png and {path}/test/CLASS/*.png")
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        train, test = (datasets.ImageFolder(path / split) for split in ("train", "test"))
+    held_out = next((split for split in ("test", "val") if (path / split).is_dir()), None)
+    if held_out and (path / "train").is_dir():
+        train, test = (datasets.ImageFolder(path / split) for split in ("train", held_out))
         if train.classes != test.classes:
-            raise ValueError(f"{path} has classes {train.classes} in train, but {test.classes} in test")
+            raise ValueError(f"{path} has classes {train.classes} in train, but {test.classes} in {held_out}")
         return _dataset_task(name or path.name, tuple(train.classes), train, test, size)
     every = datasets.ImageFolder(path)
     parts = torch.utils.data.random_split(every, [0.8, 0.2], torch.Generator().manual_seed(0))

@@ -41,8 +41,10 @@ def _hidden(progress: bool | None) -> bool | None:
     """Whether to hide the bar. Left open (None): shown in a terminal and in a notebook, unless FSMERGE_QUIET is set."""
     if progress is not None:
         return not progress
-    # For tqdm, None means: hidden unless in a terminal.
-    return True if "FSMERGE_QUIET" in os.environ else False if "ipykernel" in sys.modules else None
+    if "FSMERGE_QUIET" in os.environ:
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return False if hasattr(shell, "kernel") else None  # for tqdm, None means: hidden unless in a terminal
 
 
 def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,

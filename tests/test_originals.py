@@ -53,6 +53,20 @@ def test_training_learns(short_recipe):
     assert model.card["accuracy"] > 20  # chance is 10
 
 
+def test_training_on_a_task_of_ones_own(short_recipe, tmp_path):
+    short_recipe["mixture"] = ["textures"]
+    short_recipe["finetune"]["steps"] = 2
+
+    def draw(n, generator, split):
+        return torch.randn(n, 3, 32, 32, generator=generator), torch.arange(n) % 2
+    own = fsm.Task("noise", ("a", "b"), draw)
+    one, two = (fsm.train_original(own, short_recipe, seed=s) for s in (1, 2))
+    assert one.head.out_features == 2 and one.card["seed"] == 1
+    assert not torch.allclose(one.backbone.cls_token, two.backbone.cls_token)
+    with pytest.raises(ValueError, match="another size than the recipe's 32"):
+        fsm.train_original(fsm.Task("big", ("a",), draw, size=64), short_recipe)
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no embedded task 'birds'"):
         fsm.load_originals("birds")

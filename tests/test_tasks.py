@@ -26,7 +26,7 @@ def test_embedded_tasks(task):
 def test_no_test_image_is_trained_on(task):
     def keys(x):
         return {image.numpy().tobytes() for image in x}
-    train = keys(task.sample(task.train_size or 2000, seed=0)[0])
+    train = keys(task.sample(task.train_size or task.test_size, seed=0)[0])
     assert not train & keys(task.test()[0])
 
 
@@ -79,9 +79,10 @@ def paint_folder(root: Path, counts: dict[str, int], size=(40, 50)) -> None:
             Image.new("RGB", size, (80 * i, 200, 5 * j)).save(root / name / f"{j}.png")
 
 
-def test_image_folders(tmp_path):
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_image_folders(tmp_path, held_out):
     paint_folder(tmp_path / "pets" / "train", {"cat": 6, "dog": 5})
-    paint_folder(tmp_path / "pets" / "test", {"cat": 2, "dog": 1})
+    paint_folder(tmp_path / "pets" / held_out, {"cat": 2, "dog": 1})
     task = fsm.folder_task(tmp_path / "pets", size=24)
     assert (task.name, task.classes, task.train_size, task.test_size) == ("pets", ("cat", "dog"), 11, 3)
     x, y = task.test()

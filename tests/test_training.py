@@ -75,7 +75,14 @@ def test_distilling_one_model_twice_reaches_it():
     for features in student.features(images.images):
         error = (features - model(images.images)).square().mean() / model(images.images).square().mean()
         assert error < 1e-3
-    assert len(student.history.loss) == 400
+
+
+def test_distillation_fits_two_models_with_all_weights():
+    models, images = vits([8, 8]), small_images()
+    student = fsm.distill(models, images, steps=300, lr=1e-2, weight_decay=0)
+    assert student.history.loss[-1] < 0.1 * student.history.loss[0]
+    for (name, p), q in zip(student.backbone.named_parameters(), models[0].parameters()):
+        assert not torch.equal(p, q), name
 
 
 def test_distillation_starts_where_it_says():
@@ -113,3 +120,11 @@ def test_history_draws_itself():
     ax = history.plot()
     assert ax.get_lines()[0].get_ydata().tolist() == history.loss
     assert "4 steps" in repr(history) and "no steps" in repr(fsm.History())
+
+
+def test_the_bar_is_quiet_unless_asked_for(capsys):
+    w = torch.ones(1, requires_grad=True)
+    fit([w], lambda step: w.square().sum(), steps=2, lr=0.1, name="quiet")
+    assert capsys.readouterr().err == ""
+    fit([w], lambda step: w.square().sum(), steps=2, lr=0.1, name="shown", progress=True)
+    assert "shown: 100%" in capsys.readouterr().err
