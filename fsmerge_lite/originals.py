@@ -4,6 +4,7 @@ They ship in `data/originals`, one safetensors file and one JSON card each; `rec
 they are made, and `load_originals(..., retrain=True)` makes them anew by it.
 """
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,14 +56,14 @@ def train_original(own: Task, how: dict, progress: bool | None = None, seed: int
         own: the task to be good at, of 32 x 32 pictures; your own folders too.
         how: a recipe as in `data/originals/recipe.json`, from `recipe()`.
         progress: show a bar; None shows it in a terminal or notebook.
-        seed: of the initialization and the images; by default the recipe's for this task, 0 for one it does not know.
+        seed: of the initialization and the images; by default the recipe's for this task, or one made of its name.
 
     Raises:
         ValueError: the task's pictures are of another size than the recipe's model reads.
     """
     if own.size != how["architecture"]["img_size"]:
         raise ValueError(f"{own!r} has pictures of another size than the recipe's {how['architecture']['img_size']}")
-    seed = how["seeds"].get(own.name, 0) if seed is None else seed
+    seed = how["seeds"].get(own.name, zlib.crc32(own.name.encode())) if seed is None else seed
     mixture = [task(name) for name in how["mixture"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,7 +88,8 @@ def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, see
 
     def loss(step: int) -> Tensor:
         if step % REFRESH == 0:  # drawn tasks never show a picture for long
-            pools[:] = [t.sample(t.train_size or share * REFRESH, seed=1000 * seed + step) for t in tasks]
+            sizes = [min(share * REFRESH, t.train_size or share * REFRESH) for t in tasks]
+            pools[:] = [t.sample(n, seed=1000 * seed + step) for t, n in zip(tasks, sizes)]
         images, labels = [], []
         for each, offset, (x, y) in zip(tasks, offsets, pools):
             rows = torch.randint(len(x), (share,), generator=generator)
