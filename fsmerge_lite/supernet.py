@@ -66,13 +66,14 @@ class SuperNet(nn.Module):
     def _place_layers(self, backbones: Sequence[nn.Module]) -> None:
         for wire in self.wiring.wires:
             layers = [backbone.get_submodule(wire.layer) for backbone in backbones]
-            out, *ins = zip(*(layer.weight.shape[:2] for layer in layers))
-            rows = [size // wire.blocks for size in out]
+            outs, ins = zip(*(layer.weight.shape[:2] for layer in layers))
+            rows = [size // wire.blocks for size in outs]
             merges = self._matrices(Merge, [(rows[0], size) for size in rows], wire.blocks)
-            if wire.unmerge:
-                placed = SuperLinear(layers, merges, self._matrices(Unmerge, [(size, ins[0][0]) for size in ins[0]]))
+            if isinstance(layers[0], nn.Conv2d):
+                placed = SuperConv2d(layers, merges)
             else:
-                placed = (SuperConv2d if isinstance(layers[0], nn.Conv2d) else SuperLinear)(layers, merges)
+                unmerges = self._matrices(Unmerge, [(size, ins[0]) for size in ins]) if wire.unmerge else None
+                placed = SuperLinear(layers, merges, unmerges)
             self.body.set_submodule(wire.layer, placed)
         shared = self.body.get_submodule(self.wiring.wires[0].layer).merges
         self.tokens = nn.ModuleDict({name: SuperToken([b.get_parameter(name) for b in backbones], shared)
