@@ -112,8 +112,8 @@ def check_originals(backbones: Sequence[nn.Module]) -> None:
                                  f"original 1 is {like.dtype} on {like.device}; bring them to one")
         if config["kind"] != first["kind"]:
             raise TypeError(f"original {i} is of kind {config['kind']!r}, original 1 of kind {first['kind']!r}")
-        for key in first.keys() - WIDTHS:
-            if config[key] != first[key]:
+        for key in first:
+            if key not in WIDTHS and config[key] != first[key]:
                 raise ValueError(f"original {i} has {key} = {config[key]}, original 1 has {first[key]}; "
                                  "only widths may differ")
         if first["kind"] == "mlp" and config["sizes"][0] != first["sizes"][0]:
