@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
     tour.add_argument("--images", type=int, default=16, help="unlabeled images a task (default: %(default)s)")
     tour.add_argument("--augmented", type=int, default=49, help="augmented copies of each (default: %(default)s)")
-    originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 10 minutes each)")
+    originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
     originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
     originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
     commands.add_parser("doctor", help="versions, devices and data: for a bug report")
