@@ -9,6 +9,7 @@ and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i 
 """
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,27 @@ STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
 INITS = ("first", "average", "random")
 
 
+class Place(NamedTuple):
+    """The identity I between two widths: I[rows[j], cols[j]] = scale, and I (1 - 11^T / in) where it is `centred`.
+
+    Args:
+        rows, cols: indices (n,), n <= min(out, in): which channel stands for which.
+        scale: one factor, or one for each block.
+        centred: whether the mean over the channels that come in is taken away first.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    scale: tuple[float, ...] = (1.0,)
+    centred: bool = False
+
+
 class Structured(nn.Module):
     """A learned matrix S (out, in) = D + A B, kept in parts and never made dense on its way.
 
-    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D is
-    rectangular where out and in differ: ones of the identity stand at (j, j). With `blocks` > 1 it is
-    block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
+    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D stands
+    where the ones of the identity between the two widths stand: at (j, j), or as `place` says. With `blocks` > 1
+    it is block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
 
     Args:
         out_features: rows of a block, >= 1.
@@ -31,13 +47,14 @@ class Structured(nn.Module):
         structure: one of `STRUCTURES`.
         rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in); ignored by diagonal and full.
         blocks: how many blocks, >= 1.
+        place: the identity between the two widths, the same in every block; None: ones at (j, j).
 
     Raises:
         ValueError: an unknown structure, or a rank outside its range.
     """
 
     def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
-                 rank: int = 12, blocks: int = 1):
+                 rank: int = 12, blocks: int = 1, place: Place | None = None):
         super().__init__()
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
@@ -47,26 +64,48 @@ class Structured(nn.Module):
             raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
         self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
         self.structure, self.rank = structure, rank if low_rank else None
+        n = torch.arange(width)
+        rows, cols, self.scale, self.centred = place or Place(n, n)
+        square = out_features == in_features and torch.equal(rows, n) and torch.equal(cols, n)
+        self.register_buffer("rows", None if square else rows, persistent=False)  # None: D needs no index
+        self.register_buffer("cols", None if square else cols, persistent=False)
 
         def part(here: bool, *shape: int) -> nn.Parameter | None:
             return nn.Parameter(torch.zeros(blocks, *shape)) if here else None
-        self.D = part("diagonal" in structure, width)
+        self.D = part("diagonal" in structure, len(rows))
         self.A = part(low_rank, out_features, rank)
         self.B = part(low_rank, rank, in_features)
         self.S = part(structure == "full", out_features, in_features)
 
     @torch.no_grad()
     def set_identity(self, scale: float = 1.0) -> None:
-        """S = scale * I. A low rank alone holds only the first r rows of I."""
-        if self.S is not None:
-            self.S.copy_(scale * torch.eye(self.out_features, self.in_features))
+        """S = scale * I, with I as in `place`; a low rank alone holds its first r ones, a diagonal all but the mean."""
+        like = next(self.parameters())
+        n = torch.arange(min(self.out_features, self.in_features), device=like.device)
+        rows, cols = (n, n) if self.rows is None else (self.rows, self.cols)
+        ones = scale * like.new_tensor(self.scale)[:, None].expand(self.blocks, len(rows))
         if self.D is not None:
-            self.D.fill_(scale)
-        if self.A is not None and self.D is None:
-            self.A.copy_(scale * torch.eye(self.out_features, self.rank))
-            self.B.copy_(torch.eye(self.rank, self.in_features))
-        elif self.A is not None:
+            self.D.copy_(ones)
+        if self.S is not None:
+            self.S.zero_()[:, rows, cols] = ones
+            if self.centred:
+                self.S -= self.S.mean(-1, keepdim=True)
+        if self.A is not None:
             self._quiet_low_rank()
+            if self.D is None:
+                self._hold(ones[:, :self.rank], rows[:self.rank], cols[:self.rank])
+            elif self.centred:  # - I 11^T / in has rank one
+                self.A[:, rows, 0] = -ones * self.in_features ** -0.5
+                self.B[:, 0] = self.in_features ** -0.5
+
+    def _hold(self, ones: Tensor, rows: Tensor, cols: Tensor) -> None:
+        """A B = these ones of the identity, each in a rank of its own."""
+        ranks = torch.arange(len(rows), device=ones.device)
+        self.A[:, rows, ranks] = ones
+        self.B[:, ranks] = 0
+        self.B[:, ranks, cols] = 1
+        if self.centred:
+            self.B -= self.B.mean(-1, keepdim=True)
 
     @torch.no_grad()
     def set_zero(self) -> None:
@@ -102,7 +141,7 @@ class Structured(nn.Module):
         if self.A is not None:
             folded = self.A @ (self.B @ weight)
         if self.D is not None:
-            folded = folded + _resize(self.D[:, :, None] * weight[:, :self.D.shape[1]], -2, self.out_features)
+            folded = folded + _put(self.D[:, :, None] * _take(weight, -2, self.cols), -2, self.rows, self.out_features)
         return folded.flatten(0, 1)
 
     def right(self, weight: Tensor) -> Tensor:
@@ -113,7 +152,7 @@ class Structured(nn.Module):
         if self.A is not None:
             folded = (weight @ self.A[0]) @ self.B[0]
         if self.D is not None:
-            folded = folded + _resize(weight[:, :self.D.shape[1]] * self.D[0], -1, self.in_features)
+            folded = folded + _put(_take(weight, -1, self.rows) * self.D[0], -1, self.cols, self.in_features)
         return folded
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +168,7 @@ class Structured(nn.Module):
         if self.A is not None:
             y = F.linear(F.linear(x, self.B[block]), self.A[block])
         if self.D is not None:
-            y = y + _resize(x[..., :self.D.shape[1]] * self.D[block], -1, self.out_features)
+            y = y + _put(_take(x, -1, self.cols) * self.D[block], -1, self.rows, self.out_features)
         return y
 
     def dense(self) -> Tensor:
@@ -151,18 +190,28 @@ class Structured(nn.Module):
         return f"{self.out_features}, {self.in_features}, {self.structure}{rank}{blocks}"
 
 
-def _resize(x: Tensor, dim: int, size: int) -> Tensor:
-    """Zeros behind `dim` up to `size`: the part of a rectangular identity beyond its square."""
-    missing = size - x.shape[dim]
-    return F.pad(x, (0, missing) if dim == -1 else (0, 0, 0, missing)) if missing else x
+def _take(x: Tensor, dim: int, index: Tensor | None) -> Tensor:
+    """The channels that D reads; None: all, as they are."""
+    return x if index is None else x.index_select(dim, index)
+
+
+def _put(x: Tensor, dim: int, index: Tensor | None, size: int) -> Tensor:
+    """What D made, put in its channels among `size`, zeros elsewhere; None: it is all there is."""
+    if index is None:
+        return x
+    shape = list(x.shape)
+    shape[dim] = size
+    return x.new_zeros(shape).index_copy(dim, index, x)
 
 
 class Merge(Structured):
     """M_i (o*, o_i): takes what original i's layer put out into the merged model's features."""
 
     def init(self, how: str, i: int, k: int) -> None:
-        """`first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k)."""
-        if how == "average":
+        """`first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k). `identity`: I."""
+        if how == "identity":
+            self.set_identity()
+        elif how == "average":
             self.set_identity(1 / k)
         elif how == "random":
             self.set_random(k ** -0.5)
@@ -174,7 +223,7 @@ class Unmerge(Structured):
     """U_i (d_i, d*): takes the merged model's features back to what original i's layer reads."""
 
     def init(self, how: str, i: int, k: int) -> None:
-        """`first` and `average`: I. `random`: normal, of size 1."""
+        """`first`, `average` and `identity`: I. `random`: normal, of size 1."""
         self.set_random() if how == "random" else self.set_identity()
 
 
@@ -200,13 +249,27 @@ class SuperLinear(nn.Module):
         return ((getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self.k))
 
     def unmerged(self, x: Tensor) -> list[Tensor]:
-        """U_i x* for every i: what each original's layer reads."""
+        """U_i x* for every i: what each frozen layer reads."""
         return [x] * self.k if self.unmerges is None else [unmerge(x) for unmerge in self.unmerges]
+
+    def set_readouts(self, readouts: Sequence[Tensor] | None) -> None:
+        """Note the U0_i (d_i, d*) that the frozen weights hold already, so that `reads` can tell."""
+        for i, readout in enumerate(readouts or ()):
+            self.register_buffer(f"readout{i}", readout, persistent=False)
+
+    def reads(self, x: Tensor) -> list[Tensor]:
+        """What each original's own layer would read: U_i x*, or U0_i U_i x* where W_i stands for W_i U0_i."""
+        own = (getattr(self, f"readout{i}", None) for i in range(self.k))
+        return [u if readout is None else F.linear(u, readout) for u, readout in zip(self.unmerged(x), own)]
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer run explicitly, as the paper draws it. x (..., d*), gives (..., o*)."""
+        return self.merged(self.unmerged(x))
+
+    def merged(self, inputs: Sequence[Tensor]) -> Tensor:
+        """sum_i M_i (W_i u_i + b_i) for what the k frozen layers read, u_i (..., d_i). Gives (..., o*)."""
         return sum(merge(F.linear(u, weight, bias)) for u, (weight, bias), merge
-                   in zip(self.unmerged(x), self.frozen(), self.merges))
+                   in zip(inputs, self.frozen(), self.merges))
 
     def fold(self) -> tuple[Tensor, Tensor | None]:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
@@ -246,5 +309,5 @@ class SuperToken(nn.Module):
 
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:
-    """The rank for a matrix on `size` features where the stream has `dim`: scaled by size / dim, as inside the MLP."""
+    """The rank for a matrix on `size` features where the stream has `dim`: r * size / dim, as inside the MLP."""
     return math.floor(rank * size / dim)

@@ -1,10 +1,13 @@
 """The plain models: what goes into a merge (`Original`) and what comes out (`Merged`).
 
-A model here is a backbone, which gives features (B, d), and behind it a linear head. A backbone is
-timm's `VisionTransformer` without classifier or the `MLP` below. `describe` writes an architecture down
-as a small dict and `build` makes it again; that is how two models are compared and how files are loaded.
+A model here is a backbone, which gives features (B, d), and behind it one or more heads, each with an output
+matrix before it: an `Original` has one head and the identity, a `Merged` one of each for every original. Both
+have `backbone`, `outputs`, `heads` and `names`, so a `Merged` can be merged again. A backbone is timm's
+`VisionTransformer` without classifier or the `MLP` below. `describe` writes an architecture down as a small
+dict and `build` makes it again; that is how two models are compared and how files are loaded.
 """
 import copy
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -77,7 +80,7 @@ def describe(backbone: nn.Module) -> dict:
         m for m in (backbone.norm, backbone.fc_norm) if not isinstance(m, nn.Identity)]
     config = {
         "kind": "vit", "depth": len(backbone.blocks), "num_heads": block.attn.num_heads,
-        "embed_dim": backbone.embed_dim, "mlp_ratio": block.mlp.fc1.out_features / backbone.embed_dim,
+        "embed_dim": backbone.embed_dim, "mlp_ratio": _ratio(block.mlp.fc1.out_features, backbone.embed_dim),
         "img_size": list(patch.img_size), "patch_size": list(patch.patch_size), "in_chans": backbone.in_chans,
         "class_token": backbone.cls_token is not None, "reg_tokens": backbone.num_reg_tokens,
         "pos_embed": "none" if backbone.pos_embed is None else "learn", "no_embed_class": backbone.no_embed_class,
@@ -94,6 +97,12 @@ def describe(backbone: nn.Module) -> dict:
     }
     _check_rebuilt(backbone, config)
     return config
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """hidden / dim, such that int(dim * ratio), which timm computes, is `hidden` again."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _refuse(model: VisionTransformer) -> None:
@@ -161,6 +170,11 @@ def build(config: dict) -> nn.Module:
     return VisionTransformer(**config, num_classes=0, norm_layer=norm, act_layer=act).eval()
 
 
+def feature_size(backbone: nn.Module) -> int:
+    """d of the features (B, d) that a backbone gives."""
+    return getattr(backbone, "embed_dim", None) or backbone.layers[-1].out_features
+
+
 # ---------------------------------------------------------------- what goes in, what comes out
 
 class Original(nn.Module):
@@ -184,6 +198,20 @@ class Original(nn.Module):
         self.backbone, self.head = backbone, head if head is not None else nn.Identity()
         self.name, self.task, self.card = name, task, {}
         self.requires_grad_(False)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The matrix between features and head, as `Merged` has one for each head: here the identity (d, d)."""
+        like = next(self.backbone.parameters())
+        return [torch.eye(feature_size(self.backbone), dtype=like.dtype, device=like.device)]
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        return [self.head]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""

@@ -6,100 +6,171 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers import INITS, Merge, SuperConv2d, SuperLinear, SuperToken, Unmerge, scaled_rank
-from .models import Merged, Original, build, describe
-from .wiring import absorb_layer_scale, check_images, check_originals, input_shape, inputs_of, wiring
+from .layers import INITS, Merge, Place, SuperConv2d, SuperLinear, SuperToken, Unmerge, scaled_rank
+from .models import Merged, Original, build, describe, feature_size
+from .wiring import (
+    Wire,
+    absorb_layer_scale,
+    check_alike,
+    check_images,
+    check_originals,
+    check_rank,
+    input_shape,
+    inputs_of,
+    place,
+    wiring,
+)
 
 
 class SuperNet(nn.Module):
     """k frozen originals and the M and U that make one model of them (paper, section 2).
 
     Every linear tensor becomes W* = sum_i M_i W_i U_i, b* = sum_i M_i b_i; norms are the merged model's own.
-    The merged model has the widths of the first original. Original i's feature is U_out,i f*(x).
+    The merged model has the widths of the first original, or those of `into`. Original i's feature is U_out,i f*(x).
 
     `net(x)` folds and then runs one plain model: the cost of one, with the gradient through the fold.
     `net(x, explicit=True)` runs the tokens through U, the k frozen layers and M. It is the same function.
 
     Args:
-        originals: k >= 2 `Original` or bare backbones, in eval mode; of one architecture, widths may differ.
-        rank: r of the low-rank parts, 1 <= r <= width; inside a ViT's MLP scaled by hidden / dim.
+        originals: k >= 2 `Original`, bare backbones, or `Merged` to merge further (then its backbone is what is
+            reconstructed, and its heads are carried on); in eval mode, of one architecture, widths may differ.
+        rank: r of the low-rank parts, 1 <= r <= the smallest width; inside a ViT's MLP scaled by hidden / dim.
         structure: diagonal, low_rank, diagonal_low_rank or full.
-        init: `first` starts at original 1, `average` at the average of all, `random` anywhere.
+        init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
+            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `place`.
+        into: a backbone, or a model that has one, of the merged model's widths; its weights do not matter.
+            None: original 1's widths.
 
     Raises:
         TypeError, ValueError: what cannot be merged, and why.
     """
 
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
-                 init: str = "first"):
+                 init: str = "first", into: nn.Module | None = None):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
         # Tuples keep the originals and the plain model out of this module's parameters.
-        self.originals = tuple(o if isinstance(o, Original) else Original(o) for o in originals)
+        self.originals = tuple(o if isinstance(o, (Original, Merged)) else Original(o) for o in originals)
         check_originals([o.backbone for o in self.originals])
         self.rank, self.structure, self.init = rank, structure, init
-        backbones = [absorb_layer_scale(o.backbone) for o in self.originals]
-        template = backbones[0]
+        self.backbones = tuple(absorb_layer_scale(o.backbone) for o in self.originals)
+        template = self.backbones[0] if into is None else self._template(into)
+        if "low_rank" in structure:
+            check_rank(rank, (*self.backbones, template))
         self.wiring, self.config, self.input_shape = wiring(template), describe(template), input_shape(template)
         # The plain model is all shape and no weight: a tensor that the fold forgot could not go unseen.
         self._plain = (copy.deepcopy(template).to("meta"),)
         self.body = copy.deepcopy(template)
-        self._own_norms(backbones)
-        self._place_layers(backbones)
-        d = [self._feature_size(backbone) for backbone in backbones]
-        self.outputs = self._matrices(Unmerge, [(size, d[0]) for size in d])
+        self._own_norms()
+        self.replaced = False  # whether the frozen weights are M0 W U0 by now
+        for wire in self.wiring.wires:
+            self._place(wire, [backbone.get_submodule(wire.layer) for backbone in self.backbones], init)
+        self._place_tokens([[b.get_parameter(name) for b in self.backbones] for name in self.wiring.tokens])
+        self.outputs = self._matrices(Unmerge, "stream" if self.wiring.dim else "units", feature_size(template),
+                                      [feature_size(backbone) for backbone in self.backbones], init)
         self.to(next(template.parameters()))
         self.eval()
 
-    def _own_norms(self, backbones: Sequence[nn.Module]) -> None:
+    def _template(self, into: nn.Module) -> nn.Module:
+        """A fresh model of the architecture asked for, if original 1 differs from it in nothing but widths."""
+        config = describe(getattr(into, "backbone", into))
+        check_alike(config, describe(self.backbones[0]), "into")
+        return build(config).to(next(self.backbones[0].parameters()))
+
+    def _own_norms(self) -> None:
+        """The merged model's norms, from original 1's, or their average where all have one width."""
         merged = {wire.layer for wire in self.wiring.wires}
-        self._kept = [name for name, _ in self.body.named_parameters()
-                      if name.rpartition(".")[0] not in merged and name not in self.wiring.tokens]
-        for name in self._kept:
+        self.kept = [name for name, _ in self.body.named_parameters()
+                     if name.rpartition(".")[0] not in merged and name not in self.wiring.tokens]
+        for name in self.kept:
             p = self.body.get_parameter(name)
-            others = [backbone.get_parameter(name).data for backbone in backbones]
-            if self.init == "average" and all(o.shape == p.shape for o in others):
-                p.data = torch.stack(others).mean(0)
+            own = [backbone.get_parameter(name).data for backbone in self.backbones]
+            same = self.init == "average" and all(o.shape == p.shape for o in own)
+            self._start_norm(name, p.data, torch.stack(own).mean(0) if same else own[0])
             p.requires_grad_(not name.endswith("gamma"))  # LayerScale is in the layers before it
 
-    def _place_layers(self, backbones: Sequence[nn.Module]) -> None:
-        for wire in self.wiring.wires:
-            layers = [backbone.get_submodule(wire.layer) for backbone in backbones]
-            outs, ins = zip(*(layer.weight.shape[:2] for layer in layers))
-            rows = [size // wire.blocks for size in outs]
-            merges = self._matrices(Merge, [(rows[0], size) for size in rows], wire.blocks)
-            if isinstance(layers[0], nn.Conv2d):
-                placed = SuperConv2d(layers, merges)
-            else:
-                unmerges = self._matrices(Unmerge, [(size, ins[0]) for size in ins]) if wire.unmerge else None
-                placed = SuperLinear(layers, merges, unmerges)
-            self.body.set_submodule(wire.layer, placed)
+    def _start_norm(self, name: str, p: Tensor, own: Tensor) -> None:
+        """Let the merged model's norm write what original 1's writes, see `place`."""
+        at = place("heads" if ".attn.norm." in name else "units", self.backbones[0], self.plain, len(own), len(p))
+        p[at.rows] = own[at.cols]
+        wider = max(1, len(p) / len(own)) ** 0.5
+        if name.endswith("weight"):  # a vector with zeros behind it, divided by its size, is so much larger
+            p /= wider
+        if "norm_pre" in name or "q_norm" in name:  # but stream and q are to be so much larger
+            p *= wider
+
+    def _place(self, wire: Wire, layers: Sequence[nn.Module], init: str) -> None:
+        """The SuperNet layer of k frozen layers, with new M and U."""
+        merged = self.plain.get_submodule(wire.layer)
+        (out, *outs), (in_, *ins) = zip(*(layer.weight.shape[:2] for layer in (merged, *layers)))
+        merges = self._matrices(Merge, wire.writes, out // wire.blocks, [size // wire.blocks for size in outs], init,
+                                wire.blocks)
+        if isinstance(merged, nn.Conv2d):
+            placed = SuperConv2d(layers, merges)
+        else:
+            unmerges = self._matrices(Unmerge, wire.reads, in_, ins, init) if wire.reads else None
+            placed = SuperLinear(layers, merges, unmerges)
+        self.body.set_submodule(wire.layer, placed)
+
+    def _place_tokens(self, tokens: Sequence[Sequence[Tensor]]) -> None:
+        """The k originals' tokens, behind the first layer's M."""
         shared = self.body.get_submodule(self.wiring.wires[0].layer).merges
-        self.tokens = nn.ModuleDict({name: SuperToken([b.get_parameter(name) for b in backbones], shared)
-                                     for name in self.wiring.tokens})
+        self.tokens = nn.ModuleDict({name: SuperToken(each, shared) for name, each in zip(self.wiring.tokens, tokens)})
         for name in self.wiring.tokens:  # a place for functional_call to put the merged token
-            delattr(self.body, name)
-            self.body.register_buffer(name, torch.empty(0), persistent=False)
+            if name in dict(self.body.named_parameters(recurse=False)):
+                delattr(self.body, name)
+                self.body.register_buffer(name, torch.empty(0), persistent=False)
 
-    def _matrices(self, kind: type[Merge] | type[Unmerge], sizes: Sequence[tuple[int, int]], blocks: int = 1
-                  ) -> nn.ModuleList:
-        """One M or U for each original, of sizes (out, in)."""
-        made = nn.ModuleList()
-        for i, (out, in_) in enumerate(sizes):
-            merged_size = out if kind is Merge else in_
-            rank = self.rank if self.wiring.dim is None else scaled_rank(self.rank, merged_size, self.wiring.dim)
-            made.append(kind(out, in_, self.structure, rank, blocks))
-            made[-1].init(self.init, i, len(sizes))
-        return made
+    @torch.no_grad()
+    def replace(self, wire: Wire, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
+        """Put M0_i W_i U0_i and M0_i b_i in the place of W_i and b_i, with M_i and U_i at the identity.
 
-    @staticmethod
-    def _feature_size(backbone: nn.Module) -> int:
-        return getattr(backbone, "embed_dim", None) or backbone.layers[-1].out_features
+        Args:
+            wire: which layer.
+            merges: k matrices M0_i (o*, o_i), or (blocks, o* / blocks, o_i / blocks) where M has blocks.
+            unmerges: k matrices U0_i (d_i, d*), or None where the layer reads the input itself.
+        """
+        self.replaced = True
+        layers = [copy.deepcopy(b.get_submodule(wire.layer)).to(merges[0]) for b in self.backbones]
+        merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
+        for i, (layer, merge) in enumerate(zip(layers, merges)):
+            rows = merge @ layer.weight.flatten(1)
+            folded = rows if unmerges is None else rows @ unmerges[i]
+            layer.weight = nn.Parameter(folded.unflatten(1, layer.weight.shape[1:]) if unmerges is None else folded)
+            layer.bias = None if layer.bias is None else nn.Parameter(merge @ layer.bias)
+        self._place(wire, layers, "identity")
+        self.body.get_submodule(wire.layer).set_readouts(unmerges)
+        if wire == self.wiring.wires[0]:
+            self._place_tokens([[b.get_parameter(name).to(merge) @ merge.T for b, merge in zip(self.backbones, merges)]
+                                for name in self.wiring.tokens])
+
+    def set_outputs(self, outputs: Sequence[Tensor]) -> None:
+        """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
+        self.outputs = nn.ModuleList(Unmerge(*output.shape, "full").to(output) for output in outputs)
+        for learned, output in zip(self.outputs, outputs):
+            learned.S.data[0] = output
+
+    def _matrices(self, kind: type[Merge] | type[Unmerge], space: str, merged_size: int, sizes: Sequence[int],
+                  init: str, blocks: int = 1) -> nn.ModuleList:
+        """One M (merged_size, size) or U (size, merged_size) for each original, on channels of this space."""
+        made, like = nn.ModuleList(), next(self.body.parameters())
+        for i, (size, backbone) in enumerate(zip(sizes, self.backbones)):
+            rank = self.rank
+            if space == "units" and self.wiring.dim:
+                rank = scaled_rank(rank, min(size, merged_size), min(feature_size(backbone), self.wiring.dim))
+            at = None if init == "identity" else place(space, backbone, self.plain, size, merged_size)
+            if kind is Merge:
+                matrix = Merge(merged_size, size, self.structure, rank, blocks, at)
+            else:
+                matrix = Unmerge(size, merged_size, self.structure, rank, blocks, at and Place(at.cols, at.rows))
+            made.append(matrix.to(like.dtype))
+            matrix.init(init, i, len(sizes))  # on the CPU: the same random numbers on every device
+        return made.to(like)
 
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
-        state = {name: self.body.get_parameter(name) for name in self._kept}
+        state = {name: self.body.get_parameter(name) for name in self.kept}
         for wire in self.wiring.wires:
             weight, bias = self.body.get_submodule(wire.layer).fold()
             state[f"{wire.layer}.weight"] = weight
@@ -124,31 +195,62 @@ class SuperNet(nn.Module):
 
         Compare with `original_features`. Depths run from 0 (behind the embedding) to below the number of blocks.
         """
-        layers = self._layers_at(depths)
-        seen = inputs_of(self.body if explicit else self._plain[0], layers, lambda: self.backbone(x, explicit))
-        return {d: self.body.get_submodule(name).unmerged(seen[name]) for d, name in zip(depths, layers)}
+        return self.run(x, depths, explicit, stop=True)[1]
+
+    def run(self, x: Tensor, depths: Sequence[int], explicit: bool = False, stop: bool = False
+            ) -> tuple[list[Tensor], dict[int, list[Tensor]]]:
+        """Output features and inner features from one forward; with `stop`, no further than the inner ones need."""
+        layers, f = self.layers_at(depths), []
+        seen = inputs_of(self.body if explicit else self._plain[0], layers,
+                         lambda: f.append(self.backbone(x, explicit)), stop and bool(depths))
+        inner = {d: self.body.get_submodule(name).reads(seen[name]) for d, name in zip(depths, layers)}
+        return [output(f[0]) for output in self.outputs] if f else [], inner
 
     @torch.no_grad()
     def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
         """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k a depth."""
-        layers = self._layers_at(depths)
-        seen = [inputs_of(o.backbone, layers, lambda o=o: o.backbone(x)) for o in self.originals]
+        layers = self.layers_at(depths)
+        seen = [inputs_of(o.backbone, layers, lambda o=o: o.backbone(x), stop=True) for o in self.originals]
         return {d: [s[name] for s in seen] for d, name in zip(depths, layers)}
 
-    def _layers_at(self, depths: Sequence[int]) -> list[str]:
+    def layers_at(self, depths: Sequence[int]) -> list[str]:
+        """The layers that read the features behind so many blocks."""
         unknown = [d for d in depths if d not in self.wiring.depths]
         if unknown:
             raise ValueError(f"no depth {unknown[0]}; this model has features at {sorted(self.wiring.depths)}")
         return [self.wiring.depths[d] for d in depths]
 
+    def until(self, depth: int | None) -> list[tuple[str, nn.Parameter]]:
+        """The learned parameters that the readout after `depth` blocks depends on; None: all, up to the output."""
+        if depth is None:
+            return list(self.named_parameters())
+        reader, made = f"body.{self.wiring.depths[depth]}", []
+        for name, p in self.named_parameters():  # in the order of the forward
+            if name.startswith(f"{reader}.merges"):
+                break
+            made.append((name, p))
+        reads = [(f"{reader}.unmerges.{n}", p) for n, p in self.get_submodule(reader).unmerges.named_parameters()]
+        return made + reads
+
+    @property
+    def plain(self) -> nn.Module:
+        """The merged model's architecture without weights, for `functional_call` with the state from `folded`."""
+        return self._plain[0]
+
     @torch.no_grad()
     def fold(self) -> Merged:
-        """The plain model of the first original's class, with k output matrices and the originals' heads."""
-        backbone = build(self.config).to(next(self.parameters()))
+        """The plain model, with the originals' heads and an output matrix before each.
+
+        For a head j of original i that had an output matrix O_ij already, it is now O_ij U_out,i.
+        """
+        like = next(self.parameters())
+        backbone = build(self.config).to(like)
         backbone.load_state_dict(self.folded())
-        merged = Merged(backbone, [output.dense() for output in self.outputs], [o.head for o in self.originals],
-                        [o.name or f"model {i}" for i, o in enumerate(self.originals, 1)])
-        return merged.to(next(self.parameters()).device).requires_grad_(False).eval()
+        outputs = [unmerge.right(own.to(like)) for o, unmerge in zip(self.originals, self.outputs) for own in o.outputs]
+        names = [name for o in self.originals for name in o.names]
+        merged = Merged(backbone, outputs, [head for o in self.originals for head in o.heads],
+                        [name or f"model {i}" for i, name in enumerate(names, 1)])
+        return merged.to(like.device).requires_grad_(False).eval()
 
     def extra_repr(self) -> str:
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -125,6 +125,17 @@ class Calibration:
         """The images of task i."""
         return self.images[self.owner == i]
 
+    def grouped(self, groups: Sequence[int]) -> "Calibration":
+        """The same images, those of task i now owned by `groups[i]`: [0, 0, 1] to merge a merge of 0 and 1 with 2.
+
+        Raises:
+            ValueError: not one group for each task, or groups that are not 0..m-1.
+        """
+        groups, k = list(groups), int(self.owner.max()) + 1
+        if len(groups) != k or set(groups) != set(range(len(set(groups)))):
+            raise ValueError(f"groups must name one of 0, 1, ... for each of {k} tasks, none left out; got {groups}")
+        return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
+
 
 def augmentation(size: int) -> v2.Transform:
     """The paper's: crop, flip, and one of grey, solarise, blur; for pictures in [0, 1]."""

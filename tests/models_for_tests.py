@@ -34,6 +34,12 @@ def vits(dims, dtype=torch.float64, **options) -> list[nn.Module]:
     return [randomised(fsm.vit(dim=dim, **options), dtype, i) for i, dim in enumerate(dims)]
 
 
+def mixed(*shapes, dtype=torch.float64, **options) -> list[nn.Module]:
+    """ViTs of different (dim, num_heads, mlp_ratio)."""
+    return [randomised(vits([dim], dtype, num_heads=heads, mlp_ratio=ratio, **options)[0], dtype, i)
+            for i, (dim, heads, ratio) in enumerate(shapes)]
+
+
 def mlps(hidden, dtype=torch.float64, inputs: int = 12) -> list[nn.Module]:
     return [randomised(fsm.MLP((inputs, h, h + 2, h + 1)), dtype, i) for i, h in enumerate(hidden)]
 

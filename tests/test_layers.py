@@ -8,19 +8,19 @@ from models_for_tests import randomised
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsmerge_lite.layers import STRUCTURES, Merge, Structured, SuperLinear, Unmerge
+from fsmerge_lite.layers import STRUCTURES, Merge, Place, Structured, SuperLinear, Unmerge
 
 
-def by_hand(m: Structured) -> torch.Tensor:
-    """D + A B with loops and dense blocks."""
+def by_hand(m: Structured, ones=None) -> torch.Tensor:
+    """D + A B with loops and dense blocks; D at (j, j) or at the given pairs."""
     blocks = []
     for b in range(m.blocks):
         dense = torch.zeros(m.out_features, m.in_features, dtype=m.dtype)
         if m.S is not None:
             dense += m.S[b]
         if m.D is not None:
-            for j in range(min(dense.shape)):
-                dense[j, j] += m.D[b, j]
+            for j, (row, col) in enumerate(ones or [(j, j) for j in range(min(dense.shape))]):
+                dense[row, col] += m.D[b, j]
         if m.A is not None:
             dense += m.A[b] @ m.B[b]
         blocks.append(dense)
@@ -28,12 +28,15 @@ def by_hand(m: Structured) -> torch.Tensor:
 
 
 @given(structure=st.sampled_from(STRUCTURES), out=st.integers(1, 7), in_=st.integers(1, 7), blocks=st.integers(1, 3),
-       data=st.data())
-def test_acts_as_its_dense_matrix(structure, out, in_, blocks, data):
-    rank = data.draw(st.integers(1, min(out, in_)))
-    m = Structured(out, in_, structure, rank, blocks).double()
+       placed=st.booleans(), data=st.data())
+def test_acts_as_its_dense_matrix(structure, out, in_, blocks, placed, data):
+    rank, ones = data.draw(st.integers(1, min(out, in_))), None
+    if placed:
+        n = data.draw(st.integers(1, min(out, in_)))
+        ones = list(zip(*(data.draw(st.permutations(range(size)))[:n] for size in (out, in_))))
+    m = Structured(out, in_, structure, rank, blocks, ones and Place(*torch.tensor(ones).T)).double()
     m.set_random()
-    dense = by_hand(m)
+    dense = by_hand(m, ones)
     weight, x = torch.randn(blocks * in_, 5).double(), torch.randn(2, 3, blocks * in_).double()
     torch.testing.assert_close(m.dense(), dense)
     torch.testing.assert_close(m.left(weight), dense @ weight)
@@ -43,14 +46,15 @@ def test_acts_as_its_dense_matrix(structure, out, in_, blocks, data):
 
 
 class ShapesMade(TorchDispatchMode):
-    """Collects the shape of every tensor that any operation makes."""
+    """Collects the name of every operation and the shape of every tensor that it makes."""
 
     def __init__(self):
         super().__init__()
-        self.shapes = set()
+        self.shapes, self.names = set(), set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        self.names.add(str(func))
         self.shapes |= {tuple(t.shape[-2:]) for t in (out if isinstance(out, tuple) else (out,))
                         if isinstance(t, torch.Tensor)}
         return out
@@ -66,6 +70,43 @@ def test_structured_forms_never_make_a_dense_matrix(structure):
     with ShapesMade() as seen:
         m.dense()
     assert (31, 37) in seen.shapes  # the check can fail
+
+
+def operations(m: Structured) -> str:
+    with ShapesMade() as seen:
+        m(torch.randn(5, 9)), m.left(torch.randn(9, 4)), m.right(torch.randn(4, m.out_features))
+    return " ".join(sorted(seen.names))
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "diagonal_low_rank"])
+def test_equal_widths_need_no_index(structure):
+    found = operations(Structured(9, 9, structure, 2))
+    assert not any(word in found for word in ("index", "pad", "slice", "zeros"))
+    assert "index_copy" in operations(Structured(11, 9, structure, 2))  # the check can fail
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_identity_between_two_widths(structure, centred):
+    rows, cols, scale = torch.tensor([4, 0, 6]), torch.tensor([1, 3, 0]), (2.0, 5.0)
+    expected = torch.zeros(2, 7, 5).double()
+    for b in range(2):
+        for row, col in zip(rows, cols):
+            expected[b, row, col] = 3 * scale[b]
+    if centred and structure != "diagonal":
+        expected = expected @ (torch.eye(5) - torch.ones(5, 5) / 5).double()
+    m = Structured(7, 5, structure, 3, 2, Place(rows, cols, scale, centred)).double()
+    m.set_random()  # what was there before
+    m.set_identity(3.0)
+    torch.testing.assert_close(m.dense(), torch.block_diag(*expected))
+
+
+def test_a_low_rank_with_few_ones_keeps_the_rest_ready_to_learn():
+    m = Merge(6, 6, "low_rank", 4, place=Place(torch.tensor([0, 3]), torch.tensor([0, 2])))
+    m.set_identity()
+    assert m.dense().count_nonzero() == 2
+    m(torch.randn(8, 6)).sum().backward()
+    assert (m.A.grad.abs().sum(1) > 0).all()
 
 
 @pytest.mark.parametrize("out, in_", [(6, 6), (4, 6), (6, 4)])

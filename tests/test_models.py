@@ -31,6 +31,13 @@ def test_build_keeps_norm_eps_and_activation():
     torch.testing.assert_close(twin(pictures()), model(pictures()))
 
 
+@pytest.mark.parametrize("dim, hidden", [(28, 244), (8, 16), (28, 488), (12, 7), (49, 1)])
+def test_every_hidden_width_comes_back(dim, hidden):
+    model = fsm.vit(dim, depth=1, num_heads=1, mlp_ratio=(hidden + 0.5) / dim)
+    assert model.blocks[0].mlp.fc1.out_features == hidden
+    assert fsm.build(json.loads(json.dumps(fsm.describe(model)))).blocks[0].mlp.fc1.out_features == hidden
+
+
 def merged() -> fsm.Merged:
     heads = [randomised(nn.Linear(8, 3), torch.float32), randomised(nn.Linear(6, 4), torch.float32)]
     originals = [fsm.Original(m, h, n) for m, h, n in zip(vits([8, 6], torch.float32), heads, "ab")]
@@ -52,6 +59,27 @@ def test_save_and_load_an_mlp_without_heads(tmp_path):
     model, x = fsm.SuperNet(mlps([6, 5], torch.float32), rank=2).fold(), torch.randn(3, 12)
     model.save(tmp_path / "mlp.safetensors")
     torch.testing.assert_close(fsm.load_merged(tmp_path / "mlp.safetensors")(x), model(x))
+
+
+def test_an_original_looks_like_a_merge_of_one():
+    model, x = fsm.Original(vits([8])[0], randomised(nn.Linear(8, 3)), "a"), pictures()
+    assert model.names == ("a",) and model.heads == [model.head]
+    assert torch.equal(model.outputs[0], torch.eye(8).double())
+    as_merged = fsm.Merged(model.backbone, model.outputs, model.heads, model.names)
+    torch.testing.assert_close(as_merged(x)[0], model(x))
+    assert not any("output" in name for name in model.state_dict())
+
+
+def test_a_merge_into_other_widths_comes_back_from_its_files(tmp_path):
+    into = vits([12], torch.float32, num_heads=3, mlp_ratio=1)[0]
+    originals = [fsm.Original(m, nn.Linear(d, 5)) for m, d in zip(vits([8, 6], torch.float32), (8, 6))]
+    model, x = fsm.SuperNet(originals, rank=2, init="random", into=into).fold(), pictures(dtype=torch.float32)
+    assert fsm.describe(model.backbone) == fsm.describe(into)
+    model.save(tmp_path / "m")
+    again = fsm.load_merged(tmp_path / "m")
+    assert fsm.describe(again.backbone) == fsm.describe(into) and [o.shape for o in again.outputs] == [(8, 12), (6, 12)]
+    for a, b in zip(model(x), again(x)):
+        assert torch.equal(a, b)
 
 
 def test_a_saved_original_keeps_its_card(tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite.layers import STRUCTURES
+from fsmerge_lite.tasks import Calibration
 
 
 def widest_rank(structure: str, dim: int) -> int:
@@ -205,6 +206,72 @@ def test_a_classifier_is_split_into_backbone_and_head():
     assert full[0].head.out_features == 3  # the given model stays as it was
 
 
+# ---------------------------------------------------------------- merging what is merged
+
+def originals(*dims: int) -> list[fsm.Original]:
+    heads = [randomised(nn.Linear(dim, 3 + i), seed=20 + i) for i, dim in enumerate(dims)]
+    return [fsm.Original(m, head, name).eval() for m, head, name in zip(vits(dims), heads, "abcde")]
+
+
+def test_sequential_merging_with_first_stays_at_original_1():
+    a, b, c, d = originals(8, 6, 10, 8)
+    merged, x = fsm.SuperNet([a, b], rank=2).fold(), pictures()
+    for further in (c, d):
+        merged = fsm.SuperNet([merged, further], rank=2).fold()
+        torch.testing.assert_close(merged.features(x)[0], a.backbone(x), rtol=0, atol=1e-12)
+        torch.testing.assert_close(merged(x)[0], a(x), rtol=0, atol=1e-12)
+    assert merged.names == ("a", "b", "c", "d") and [y.shape[1] for y in merged(x)] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("order", [("ab", "c"), ("c", "ab"), ("ab", "cd")])
+def test_output_matrices_are_composed(order):
+    one = dict(zip("abcd", originals(8, 6, 10, 12)))
+    parts = [one[names] if names in one else
+             fsm.SuperNet([one[n] for n in names], structure="full", init="random").fold() for names in order]
+    net, x, expected = fsm.SuperNet(parts, structure="full", init="random"), pictures(), {}
+    for names, part, unmerge in zip(order, parts, net.outputs):
+        for j, name in enumerate(names):
+            u = unmerge.S[0] if names == name else part.outputs[j] @ unmerge.S[0]
+            expected[name] = u, one[name].head(net.backbone(x, explicit=True) @ u.T)
+    merged = net.fold()
+    assert merged.names == tuple("".join(order))
+    torch.testing.assert_close(list(merged.outputs), [u for u, _ in expected.values()])
+    torch.testing.assert_close(merged(x), [logits for _, logits in expected.values()])
+
+
+def test_a_merge_without_names_counts_on():
+    ab = fsm.SuperNet(vits([8, 8]), rank=2).fold()
+    assert fsm.SuperNet([ab, *vits([6])], rank=2).fold().names == ("model 1", "model 2", "model 3")
+
+
+def test_a_trained_sequential_merge(tmp_path):
+    a, b, c = originals(8, 6, 10)
+    images = Calibration(pictures(24), torch.arange(24) % 3)
+    ab = fsm.SuperNet([a, b], rank=2)
+    fsm.train_global(ab, Calibration(images.images[images.owner < 2], images.owner[images.owner < 2]), steps=20)
+    ab, before = ab.fold(), copy.deepcopy(ab.fold().state_dict())
+    net = fsm.SuperNet([ab, c], rank=2)
+    ours = {p.data_ptr() for p in net.parameters()}
+    assert not ours & {p.data_ptr() for model in (ab, c) for p in model.parameters()}
+    history = fsm.train_global(net, images.grouped([0, 0, 1]), steps=60, lr=5e-3)
+    assert history.loss[-1] < 0.7 * history.loss[0]
+    assert all(torch.equal(p, before[name]) for name, p in ab.state_dict().items())
+    merged, x = net.fold(), pictures()
+    rebuilt, theirs = net(x, explicit=True)
+    expected = [a.head(rebuilt @ ab.outputs[0].T), b.head(rebuilt @ ab.outputs[1].T), c.head(theirs)]
+    torch.testing.assert_close(merged(x), expected, rtol=0, atol=1e-12)
+    merged.save(tmp_path / "abc")
+    again = fsm.load_merged(tmp_path / "abc").double()
+    assert again.names == ("a", "b", "c")
+    torch.testing.assert_close(again(x), merged(x))
+
+
+def test_a_merge_in_train_mode_is_refused():
+    a, b, c = originals(8, 6, 10)
+    ab = fsm.SuperNet([a, b], rank=2).fold()
+    refused([ab.train(), c], ValueError, "original 1 is in train mode")
+
+
 # ---------------------------------------------------------------- what is refused
 
 def refused(models, error, match, **options):
@@ -214,7 +281,6 @@ def refused(models, error, match, **options):
 
 @pytest.mark.parametrize("options, match", [
     ({"depth": 3}, "original 2 has depth = 3, original 1 has 2"),
-    ({"num_heads": 4}, "num_heads = 4, original 1 has 2"),
     ({"img_size": 24}, r"img_size = \[24, 24\], original 1 has \[16, 16\]"),
     ({"reg_tokens": 1}, "reg_tokens = 1"),
     ({"qkv_bias": False}, "qkv_bias = False"),
@@ -267,6 +333,7 @@ def test_bad_numbers_and_names():
     models = vits([8, 8])
     for rank in (0, 9, -3):
         refused(models, ValueError, f"between 1 and the width 8, got {rank}", rank=rank)
+    refused(mlps([9, 6]), ValueError, "between 1 and the width 6, got 7", rank=7)
     refused(models, ValueError, "structure must be one of", structure="sparse")
     refused(models, ValueError, "init must be one of", init="zero")
 

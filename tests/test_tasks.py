@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import fsmerge_lite as fsm
-from fsmerge_lite.tasks import EMBEDDED
+from fsmerge_lite.tasks import EMBEDDED, Calibration
 
 
 @pytest.mark.parametrize("task", EMBEDDED.values(), ids=EMBEDDED)
@@ -70,6 +70,17 @@ def test_calibration():
     assert torch.equal(images.images, fsm.calibration(tasks, 5, 2, 1).images)
     assert torch.equal(state, torch.random.get_rng_state())  # the caller's random numbers go on undisturbed
     assert not torch.equal(images.images, fsm.calibration(tasks, 5, 2, 2).images)
+
+
+def test_grouped_images():
+    images = Calibration(torch.arange(6.)[:, None], torch.tensor([0, 2, 1, 2, 0, 1]))
+    grouped = images.grouped([0, 0, 1])
+    assert grouped.owner.tolist() == [0, 1, 0, 1, 0, 0] and torch.equal(grouped.images, images.images)
+    assert images.owner.tolist() == [0, 2, 1, 2, 0, 1]
+    assert images.grouped([1, 0, 2]).of(1).flatten().tolist() == [0, 4]
+    for groups in ([0, 1], [0, 0, 2], [1, 1, 2], [0, 0, -1]):
+        with pytest.raises(ValueError, match="for each of 3 tasks.*got"):
+            images.grouped(groups)
 
 
 def paint_folder(root: Path, counts: dict[str, int], size=(40, 50)) -> None:
