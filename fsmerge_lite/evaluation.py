@@ -1,8 +1,10 @@
-"""Accuracy by task and joint, as tables."""
-from collections.abc import Callable, Mapping, Sequence
+"""Accuracy by task and joint, as tables; loss and accuracy along a path between two models."""
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .tasks import Task
@@ -83,20 +85,103 @@ def evaluate(model: Callable[[Tensor], Tensor | list[Tensor]], tasks: Sequence[T
     Raises:
         ValueError: as many heads as tasks are needed.
     """
-    if not tasks or any(task is None for task in tasks):
-        raise ValueError("evaluate needs a task for every head; an Original made without task= has none")
+    names = _names(tasks)
     right, joint_right, total = {}, 0, 0
-    for i, task in enumerate(tasks):
-        images, labels = (part[:limit] for part in task.test())
-        heads = logits(model, images)
-        if len(heads) != len(tasks):
-            raise ValueError(f"the model has {len(heads)} heads, but {len(tasks)} tasks were given")
-        right[_unique(task.name, right)] = 100 * (heads[i].argmax(1) == labels).float().mean().item()
+    for i, (name, task) in enumerate(zip(names, tasks)):
+        heads, labels = _test(model, task, len(tasks), limit)
+        right[name] = _percent(heads[i], labels)
         offset = sum(head.shape[1] for head in heads[:i])
         joint_right += (torch.cat(heads, 1).argmax(1) == labels + offset).sum().item()
         total += len(labels)
     return Scores(right, 100 * joint_right / total)
 
 
-def _unique(name: str, taken: Mapping[str, float]) -> str:
+def _test(model: Callable, task: Task, k: int, limit: int | None) -> tuple[list[Tensor], Tensor]:
+    """The logits of all heads for the test images of a task, and their labels."""
+    images, labels = (part[:limit] for part in task.test())
+    heads = logits(model, images)
+    if len(heads) != k:
+        raise ValueError(f"the model has {len(heads)} heads, but {k} tasks were given")
+    return heads, labels
+
+
+def _percent(head: Tensor, labels: Tensor) -> float:
+    return 100 * (head.argmax(1) == labels).float().mean().item()
+
+
+def _names(tasks: Sequence[Task]) -> list[str]:
+    if not tasks or any(task is None for task in tasks):
+        raise ValueError("evaluate needs a task for every head; an Original made without task= has none")
+    names: list[str] = []
+    for task in tasks:
+        names.append(_unique(task.name, names))
+    return names
+
+
+def _unique(name: str, taken: Collection[str]) -> str:
     return name if name not in taken else _unique(name + "'", taken)
+
+
+# ---------------------------------------------------------------- along a path
+
+@dataclass(frozen=True, repr=False)
+class Path:
+    """What a model does along the straight line W(t) = (1 - t) W(0) + t W(1), an entry for every t.
+
+    `losses`: cross-entropy of the right head by task. `accuracies`: of the right head by task, in percent.
+    """
+
+    t: list[float]
+    losses: dict[str, list[float]]
+    accuracies: dict[str, list[float]]
+
+    @property
+    def loss(self) -> list[float]:
+        """L(t), the mean of the tasks' losses."""
+        return torch.tensor(list(self.losses.values()), dtype=torch.float64).mean(0).tolist()
+
+    @property
+    def chord(self) -> list[float]:
+        """(1 - t) L(0) + t L(1), the straight line between the losses of the two ends."""
+        start, *_, end = self.loss
+        return [(1 - t) * start + t * end for t in self.t]
+
+    @property
+    def barrier(self) -> float:
+        """max_t L(t) - (1 - t) L(0) - t L(1), how far the loss rises above the line between its ends; >= 0."""
+        return max(loss - line for loss, line in zip(self.loss, self.chord))
+
+    def __repr__(self) -> str:
+        return (f"Path({len(self.t)} steps, loss {self.loss[0]:.2f} -> {self.loss[-1]:.2f}, "
+                f"highest {max(self.loss):.2f}, barrier {self.barrier:.2f})")
+
+
+def path(start: nn.Module, end: nn.Module, tasks: Sequence[Task], steps: int = 11, limit: int | None = None) -> Path:
+    """Test loss and accuracy along W(t) = (1 - t) W_start + t W_end, output matrices and heads included.
+
+    Args:
+        start, end: models with logits for each of k tasks and weights of equal names and shapes: two `Merged`
+            (`alone` makes one of a single original), or two `Original` of one task.
+        tasks: the k tasks, in the order of the heads.
+        steps: how many t, evenly from 0 to 1, >= 2.
+        limit: use only the first so many test images of a task.
+
+    Raises:
+        ValueError: weights that do not fit together, steps < 2, or not as many heads as tasks.
+    """
+    names, first, last = _names(tasks), start.state_dict(), end.state_dict()
+    unlike = [n for n in first | last if n not in first or n not in last or first[n].shape != last[n].shape]
+    if unlike:
+        raise ValueError(f"no straight line between models that differ in {unlike[0]} ({len(unlike)} tensors in all); "
+                         "a path needs equal names and shapes, as two Merged of the same originals have")
+    if steps < 2:
+        raise ValueError(f"a path has at least its two ends, steps >= 2; got {steps}")
+    ts, model = [step / (steps - 1) for step in range(steps)], copy.deepcopy(start)
+    losses, accuracies = {name: [] for name in names}, {name: [] for name in names}
+    for t in ts:
+        model.load_state_dict({name: p.lerp(last[name].to(p), t) for name, p in first.items()})
+        for i, (name, task) in enumerate(zip(names, tasks)):
+            heads, labels = _test(model, task, len(tasks), limit)
+            losses[name].append(F.cross_entropy(heads[i], labels).item())
+            accuracies[name].append(_percent(heads[i], labels))
+    return Path(ts, losses, accuracies)

@@ -1,4 +1,5 @@
 """Every figure. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,16 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
+MARKERS = "osD^vPX*<>"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; it is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
@@ -57,6 +67,89 @@ def accuracies(table: Mapping) -> Figure:
     ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(frameon=False, ncols=len(columns), loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def path(paths: Mapping, ax: Axes | None = None) -> Axes:
+    """Test loss against t along each `Path`, its ends marked; dotted from end to end, what a barrier rises above."""
+    ax = ax or plt.figure(figsize=(6.5, 3.8), layout="constrained").gca()
+    for (name, line), colour in zip(paths.items(), COLOURS):
+        ax.plot(line.t, line.loss, color=colour, lw=1.8, marker="o", markevery=[0, -1], ms=7,
+                label=f"{name}, barrier {line.barrier:.2f}")
+        ax.plot(line.t, line.chord, color=colour, lw=1, ls=":")
+    ax.set(xlabel="$t$ in $W(t) = (1 - t)\\,W_{start} + t\\,W_{end}$", ylabel="test loss, mean of the tasks")
+    ax.set_ylim(0, 1.25 * max(max(line.loss) for line in paths.values()))  # room for the legend
+    ax.legend(frameon=False, loc="upper left")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def against(found: Mapping, label: str, chance: float | None = None, log: bool = False) -> Figure:
+    """Per-task and joint accuracy of each method against a number, with standard deviations over cells.
+
+    Args:
+        found: method -> value -> {"mean": (mean, deviation), "joint": (mean, deviation)}, from `bench.summary`.
+        label: of the horizontal axis.
+        chance: a dotted line, in percent.
+        log: whether that axis is logarithmic.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
+        for j, (method, rows) in enumerate(found.items()):
+            middle, spread = zip(*(row[column] for row in rows.values()))
+            ax.errorbar(list(rows), middle, spread, marker=MARKERS[j % len(MARKERS)], capsize=3, lw=1.5,
+                        ls="-" if j < len(COLOURS) else "--", color=COLOURS[j % len(COLOURS)], label=method)
+        if chance is not None:
+            ax.axhline(chance, color="black", ls=":", lw=1)
+        if log:
+            ax.set_xscale("log")
+        values = sorted({value for rows in found.values() for value in rows})
+        ax.set_xticks(values, values)
+        ax.minorticks_off()
+        ax.set(title=title, xlabel=label, ylim=(0, 102))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("test accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+def parameters(found: Mapping[str, tuple[float, float]]) -> Figure:
+    """Accuracy against how many numbers are trained (log scale): name -> (numbers, accuracy in percent)."""
+    figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for j, (name, (numbers, accuracy)) in enumerate(found.items()):
+        ax.plot(numbers, accuracy, MARKERS[j % len(MARKERS)], ms=9, color=COLOURS[j % len(COLOURS)], label=name)
+    ax.set(xscale="log", xlabel="numbers trained", ylabel="mean of per-task and joint accuracy, %")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
+
+
+def orders(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """Each pair in both orders, joined by a line, for every method: pair -> method -> the two accuracies in percent."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.8), sharey=True, squeeze=False,
+                                layout="constrained")
+    for ax, (pair, methods) in zip(axes[0], found.items()):
+        for j, (method, both) in enumerate(methods.items()):
+            ax.plot(["as written", "reversed"], both, marker=MARKERS[j % len(MARKERS)],
+                    color=COLOURS[j % len(COLOURS)], label=method)
+        ax.set(title=pair, xlim=(-0.3, 1.3))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("per-task accuracy, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+def bars(found: Mapping[str, tuple[float, float]]) -> Figure:
+    """Per-task and joint accuracy as horizontal bars, one pair a row: name -> (per task, joint) in percent."""
+    figure, ax = plt.subplots(figsize=(8, 0.42 * len(found) + 1.2), layout="constrained")
+    places = np.arange(len(found))[::-1]
+    for shift, column, colour, label in ((0.2, 0, BLUE, "per task"), (-0.2, 1, ORANGE, "joint")):
+        drawn = ax.barh(places + shift, [pair[column] for pair in found.values()], 0.38, color=colour, label=label)
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
+    ax.set_yticks(places, found)
+    ax.set(xlim=(0, 109), xlabel="test accuracy, %")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     return figure
 
 
