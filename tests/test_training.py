@@ -37,6 +37,82 @@ def test_the_loss_by_hand():
     torch.testing.assert_close(loss(0), by_hand)
 
 
+def test_the_quiet_term_by_hand():
+    models, images = vits([8, 6]), small_images()
+    net = fsm.SuperNet(models, rank=2, init="random")
+    like = next(net.parameters())
+    targets = target_features(net.originals, images, like)
+    own, both = (reconstruction(net, images, targets, 12, 0, like, quiet)(0) for quiet in (0.0, 0.3))
+    by_hand = 0
+    for x, i in zip(images.images, images.owner.tolist()):
+        other = models[1 - i](images.of(1 - i))
+        by_hand += 0.3 * (net(x[None])[1 - i][0] - other.mean(0)).square().sum() / other.square().sum(1).mean() / 12
+    torch.testing.assert_close(both - own, by_hand)
+
+
+def test_inner_features_add_their_error():
+    models, images, depths = vits([8, 6]), small_images(), (0, 1)
+    losses = []
+    for how in ({}, {"depths": depths, "inner": 0.5}):
+        torch.manual_seed(1)
+        net = fsm.SuperNet(models, rank=2, init="random")
+        start = copy.deepcopy(net)
+        losses.append(fsm.train_global(net, images, steps=1, lr=1e-3, batch_size=12, **how).loss[0])
+    by_hand = 0
+    for depth in depths:
+        for i, model in enumerate(models):
+            own = images.of(i)
+            layer = model.blocks[depth]
+            true = layer.norm1(torch.nn.Sequential(*model.blocks[:depth])(model._pos_embed(model.patch_embed(own))))
+            error = (start.features(own, [depth])[depth][i] - true).square().sum((1, 2))
+            by_hand += 0.5 / 2 * (error / true.square().sum((1, 2)).mean()).sum() / 12
+    assert losses[1] - losses[0] == pytest.approx(by_hand.item(), rel=1e-9)
+
+
+def test_local_training_lowers_the_loss_of_each_block_and_moves_only_that_block():
+    models, images = vits([8, 8]), small_images(24)
+    net = fsm.SuperNet(models, rank=4)
+    histories = fsm.train_local(net, images, steps=60, lr=1e-2, batch_size=24)
+    assert [h.name for h in histories] == ["local: depth 0", "local: depth 1", "local: output"]
+    assert all(h.loss[-1] < 0.7 * h.loss[0] for h in histories)
+    assert all(p.requires_grad for p in net.parameters())
+    torch.manual_seed(0)
+    fresh, seen = fsm.SuperNet(models, rank=4), []
+    before = {name: p.clone() for name, p in fresh.named_parameters()}
+    for depth in (0, 1, None):
+        seen.append({name for name, _ in fresh.until(depth)})
+    assert seen[0] < seen[1] < seen[2] == set(before)
+    assert "body.blocks.0.attn.qkv.unmerges.1.A" in seen[0] and "body.blocks.0.attn.qkv.merges.1.A" not in seen[0]
+    assert "body.blocks.1.norm1.weight" in seen[1] and "body.blocks.1.norm2.weight" not in seen[1]
+
+
+def test_a_readout_depends_on_its_own_parameters_and_on_no_others():
+    net, x = fsm.SuperNet(vits([8, 8]), rank=2, init="random"), pictures()
+    for depth in (0, 1):
+        until = dict(net.until(depth))
+        net.zero_grad()
+        sum(f.square().sum() for f in net.features(x, [depth])[depth]).backward()
+        for name, p in net.named_parameters():
+            assert (p.grad is not None and p.grad.abs().max() > 0) == (name in until), name
+
+
+def test_the_layers_of_an_mlp_are_trained_on_true_features():
+    models, x = mlps([6, 6]), torch.randn(60, 12).double()
+    images = Calibration(x, torch.arange(60) % 2)
+    net = fsm.SuperNet(models, structure="full", init="random")
+    histories = fsm.train_local(net, images, steps=1, lr=1e-9, batch_size=60)
+    by_hand = 0
+    for i in range(2):  # the last layer, on what the originals' own last layers read
+        own = images.of(i)
+        true = [m.act(m.layers[1](m.act(m.layers[0](own)))) for m in models]
+        merges = net.body.layers[2].merges
+        y = sum(merge.dense() @ model.layers[2](h).T for merge, model, h in zip(merges, models, true))
+        target = models[i](own)
+        rebuilt = models[0].act(y).T @ net.outputs[i].dense().T
+        by_hand += (rebuilt - target).square().sum() / target.square().sum(1).mean() / 60
+    assert histories[-1].loss[0] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
 def test_training_fits_and_leaves_the_originals_alone():
     models, images = vits([8, 8]), small_images()
     before = copy.deepcopy([m.state_dict() for m in models])
@@ -99,6 +175,8 @@ def test_bad_arguments():
         fsm.train_global(net, images, steps=0)
     with pytest.raises(ValueError, match="lr > 0"):
         fsm.train_global(net, images, lr=-1.0)
+    with pytest.raises(ValueError, match=r"no depth 2; this model has features at \[0, 1\]"):
+        fsm.train_global(net, images, depths=(0, 2))
     with pytest.raises(ValueError, match="images are of 3 tasks, but there are 2 originals"):
         fsm.train_global(net, small_images(k=3))
     with pytest.raises(ValueError, match="'first' or 'average', got 'last'"):
@@ -107,6 +185,76 @@ def test_bad_arguments():
         fsm.distill(vits([8, 6]), images)
     with pytest.raises(ValueError, match="no average"):
         fsm.average(vits([8, 6]))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("train", [fsm.train_global, fsm.train_local])
+def test_a_killed_run_resumes_to_the_same_result(train, tmp_path, monkeypatch):
+    images, file = small_images(), tmp_path / "run"
+
+    def fresh() -> fsm.SuperNet:
+        torch.manual_seed(3)
+        return fsm.SuperNet(vits([8, 8]), rank=2)
+    unbroken = fresh()
+    whole = train(unbroken, images, steps=130, batch_size=4)
+    step, calls = torch.optim.AdamW.step, []
+
+    def fail(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 115:  # of three local runs, within the first; checkpoints are at 100 and at the end
+            raise Killed
+        return step(self, *args, **kwargs)
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.optim.AdamW, "step", fail)
+        with pytest.raises(Killed):
+            train(fresh(), images, steps=130, batch_size=4, checkpoint=file)
+    resumed = fresh()
+    again = train(resumed, images, steps=130, batch_size=4, checkpoint=file)
+    for (name, p), q in zip(unbroken.named_parameters(), resumed.parameters()):
+        assert torch.equal(p, q), name
+    for a, b in zip([whole] if train is fsm.train_global else whole, [again] if train is fsm.train_global else again):
+        assert a.loss == b.loss and a.lr == b.lr and len(b.seconds) == 130
+    finished = fresh()
+    train(finished, images, steps=130, batch_size=4, checkpoint=file)  # nothing left to do
+    assert all(torch.equal(p, q) for p, q in zip(unbroken.parameters(), finished.parameters()))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    images, file = small_images(), tmp_path / "run"
+    fsm.train_global(fsm.SuperNet(vits([8, 8]), rank=2), images, steps=2, checkpoint=file)
+    with pytest.raises(ValueError, match="checkpoint of another run"):
+        fsm.train_global(fsm.SuperNet(vits([8, 8]), rank=2), images, steps=3, checkpoint=file)
+    with pytest.raises(ValueError, match="checkpoint of another run"):
+        fsm.train_global(fsm.SuperNet(vits([8, 8]), rank=3), images, steps=2, checkpoint=file)
+    file.write_bytes(b"cut short")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        fsm.train_global(fsm.SuperNet(vits([8, 8]), rank=2), images, steps=2, checkpoint=file)
+
+
+def test_low_rank_parts_have_a_rate_of_their_own():
+    net, images = fsm.SuperNet(vits([8, 8]), rank=2), small_images()
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    fsm.train_global(net, images, steps=2, lr=1e-3, lr_low_rank=1e-12, weight_decay=0)
+    moved = {name: (p - before[name]).abs().max().item() for name, p in net.named_parameters()}
+    assert max(m for name, m in moved.items() if name.endswith((".A", ".B"))) < 1e-10
+    assert min(m for name, m in moved.items() if name.endswith((".D", "norm1.weight")) and ".1.D" not in name) > 1e-9
+
+
+def test_bf16_products_give_about_the_same_loss():
+    models, images = vits([8, 8], dtype=torch.float32), small_images()
+    images = Calibration(images.images.float(), images.owner)
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(2)
+        net = fsm.SuperNet(models, rank=2, init="random")
+        losses[precision] = fsm.train_global(net, images, steps=3, precision=precision).loss
+        assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
+    with pytest.raises(ValueError, match="precision must be fp32 or bf16, got 'fp16'"):
+        fsm.train_global(net, images, precision="fp16")
 
 
 def test_a_diverging_run_says_so():
