@@ -2,15 +2,17 @@
 
 Models of different initializations and tasks in, one model of the size of one out.
 """
-from .baselines import average, distill, ensemble
-from .evaluation import Scores, Table, evaluate
+from .baselines import align, alone, average, distill, ensemble, regmean, slerp
+from .evaluation import Path, Scores, Table, evaluate, path
 from .layers import Merge, SuperConv2d, SuperLinear, SuperToken, Unmerge
 from .machine import doctor
 from .models import MLP, Ensemble, Merged, Original, build, describe, load_merged, load_original, vit
 from .originals import load_originals, train_original
+from .permutations import alignment, permuted
+from .subspace import fit_subspaces
 from .supernet import SuperNet
 from .tasks import Calibration, Task, calibration, folder_task, task, torchvision_task
-from .training import History, train_global
+from .training import History, train_global, train_local
 
 __all__ = [
     "MLP",
@@ -20,6 +22,7 @@ __all__ = [
     "Merge",
     "Merged",
     "Original",
+    "Path",
     "Scores",
     "SuperConv2d",
     "SuperLinear",
@@ -28,6 +31,9 @@ __all__ = [
     "Table",
     "Task",
     "Unmerge",
+    "align",
+    "alignment",
+    "alone",
     "average",
     "build",
     "calibration",
@@ -36,13 +42,19 @@ __all__ = [
     "doctor",
     "ensemble",
     "evaluate",
+    "fit_subspaces",
     "folder_task",
     "load_merged",
     "load_original",
     "load_originals",
+    "path",
+    "permuted",
+    "regmean",
+    "slerp",
     "task",
     "torchvision_task",
     "train_global",
+    "train_local",
     "train_original",
     "vit",
 ]
