@@ -4,6 +4,7 @@ Models of different initializations and tasks in, one model of the size of one o
 """
 from .baselines import align, alone, average, distill, ensemble, regmean, slerp
 from .evaluation import Path, Scores, Table, evaluate, path
+from .fitting import History
 from .layers import Merge, SuperConv2d, SuperLinear, SuperToken, Unmerge
 from .machine import doctor
 from .models import MLP, Ensemble, Merged, Original, build, describe, load_merged, load_original, vit
@@ -12,7 +13,7 @@ from .permutations import alignment, permuted
 from .subspace import fit_subspaces
 from .supernet import SuperNet
 from .tasks import Calibration, Task, calibration, folder_task, task, torchvision_task
-from .training import History, train_global, train_local
+from .training import train_global, train_local
 
 __all__ = [
     "MLP",

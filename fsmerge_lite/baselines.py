@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fitting import fit
 from .models import Ensemble, Merged, Original
 from .permutations import alignment, equal_originals, permuted, undo
 from .supernet import SuperNet
 from .tasks import Calibration
-from .training import fit, reconstruction, same_tasks, target_features
+from .training import reconstruction, same_tasks, target_features
 from .wiring import absorb_layer_scale, check_images, input_shape, inputs_of, wiring
 
 

@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from .evaluation import evaluate
 from .experiments import EXPERIMENTS, Cell, Method, cell_of
 from .files import write_whole
+from .fitting import hidden_bar
 from .models import feature_size
-from .training import hidden_bar
 
 
 def run_cell(cell: Cell, methods: dict[str, Method], device: str = "cpu", done: Mapping[str, float] = {}

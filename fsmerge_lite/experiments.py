@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .baselines import align, average, distill, ensemble, regmean, slerp
+from .fitting import fit
 from .machine import pick_device
 from .models import Merged, Original, load_original, vit
 from .originals import DATA
@@ -18,7 +19,7 @@ from .permutations import alignment, permuted
 from .subspace import fit_subspaces
 from .supernet import SuperNet
 from .tasks import Calibration, Task, calibration
-from .training import fit, objective, train_global, train_local
+from .training import objective, train_global, train_local
 from .wiring import inputs_of
 
 BATCH = 64

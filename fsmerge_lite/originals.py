@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from .drawing import jitter
 from .evaluation import evaluate
+from .fitting import fit
 from .models import Original, load_original, vit
 from .tasks import EMBEDDED, Task, task
-from .training import fit
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "originals"
 REFRESH = 250  # steps after which drawn tasks give new training images

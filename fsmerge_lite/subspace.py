@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
+from .fitting import hidden_bar
 from .supernet import SuperNet
 from .tasks import Calibration
-from .training import hidden_bar, same_tasks
+from .training import same_tasks
 from .wiring import Wire, inputs_of
 
 

@@ -14,13 +14,14 @@ from .baselines import average, distill, ensemble
 from .evaluation import Table, evaluate
 from .experiments import BATCH, DEPTHS, LR_DISTILL, LR_SUBSPACES, QUIET
 from .files import write_whole
+from .fitting import History
 from .machine import doctor, pick_device
 from .models import Merged
 from .originals import load_originals
 from .subspace import fit_subspaces
 from .supernet import SuperNet
 from .tasks import calibration
-from .training import History, train_global
+from .training import train_global
 
 FOLD_BOUND = 1e-4  # fp32; features are of size 1
 

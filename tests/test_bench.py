@@ -1,6 +1,7 @@
 """Benchmarks: what is run and what is not, and numbers by hand."""
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 import fsmerge_lite as fsm
 from fsmerge_lite import bench, experiments, results
 from fsmerge_lite.experiments import EXPERIMENTS, SMALL, Cell, Experiment, Outcome, cell_of, untrained, validation
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def record(method: str, mean: float, joint: float, tasks=("a", "b"), images: int = 16, seed: int = 0, **more) -> dict:
@@ -143,3 +146,23 @@ def test_bad_input_is_refused(tmp_path):
             bench.run("lowdata", tmp_path, small=True)
     assert untrained(fsm.average)(*SMALL.load("cpu")[:2], SMALL, {}).trained == 0
     assert torch.is_tensor(SMALL.load("cpu")[1].images)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "results").glob("*.md")), ids=lambda f: f.stem)
+def test_committed_tables_are_what_the_committed_records_say(file):
+    records = bench.load_records(file.with_suffix(".json"))
+    by, _ = results.VARIED.get(file.stem, ("images", ""))
+    assert results.table(results.summary(records, by), by) in file.read_text()
+
+
+def test_the_readme_has_the_committed_numbers():
+    found = results.summary(bench.load_records(ROOT / "benchmarks" / "results" / "lowdata.json"))
+    rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    checked = 0
+    for _, method, *cells, _ in rows:
+        if row := found.get(method.strip()):
+            told = ["{:.1f} ± {:.1f}".format(*row[images][column])
+                    for images in (16, 100) for column in ("mean", "joint")]
+            assert [cell.strip() for cell in cells] == told, method
+            checked += 1
+    assert checked >= 6

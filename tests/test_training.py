@@ -7,8 +7,9 @@ import torch
 from models_for_tests import mlps, pictures, vits
 
 import fsmerge_lite as fsm
+from fsmerge_lite.fitting import fit
 from fsmerge_lite.tasks import Calibration
-from fsmerge_lite.training import fit, reconstruction, target_features
+from fsmerge_lite.training import reconstruction, target_features
 
 
 def small_images(n: int = 12, k: int = 2) -> Calibration:
@@ -23,6 +24,14 @@ def test_fit_finds_the_least_squares_solution():
     assert len(history.loss) == len(history.lr) == len(history.seconds) == 600
     assert max(history.lr) == pytest.approx(0.1) and history.lr.index(max(history.lr)) in range(50, 70)
     assert history.loss[-1] < history.loss[0] and history.seconds == sorted(history.seconds)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 9, 10, 11, 20])
+def test_any_number_of_steps_has_a_schedule(steps):
+    w = torch.ones(1, requires_grad=True)
+    rates = fit([w], lambda step: w.square().sum(), steps=steps, lr=0.1).lr
+    assert len(rates) == steps and all(0 < rate <= 0.1 * (1 + 1e-9) for rate in rates)
+    assert steps < 10 or max(rates) > 0.08
 
 
 def test_the_loss_by_hand():

@@ -187,8 +187,8 @@ def test_bad_into():
         fsm.SuperNet(vits([8, 8]), 2, into=nn.Linear(3, 3))
     with pytest.raises(ValueError, match="between 1 and the width 6, got 7"):
         fsm.SuperNet(vits([8, 8]), 7, into=vits([6])[0])
-    with pytest.raises(ValueError, match="between 1 and the width 4, got 5"):
-        fsm.SuperNet(mlps([9, 9]), 5, into=fsm.MLP((12, 9, 4, 9)))
+    with pytest.raises(ValueError, match="between 1 and the width 4, got 9"):  # the narrowest, not the first too narrow
+        fsm.SuperNet(mlps([9, 9]), 9, into=fsm.MLP((12, 8, 4, 9)))
 
 
 def test_models_of_different_heads_have_no_average():
