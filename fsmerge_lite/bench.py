@@ -63,15 +63,17 @@ def run(name: str, out: str | Path = "runs/bench", device: str = "auto", jobs: i
         raise ValueError(f"jobs must be >= 1, got {jobs}")
     file = Path(out) / f"{name}.json"
     records = load_records(file) if file.is_file() else []
-    todo = []
-    for cell in EXPERIMENTS[name](small).cells:
+    todo, order, experiment = [], {}, EXPERIMENTS[name](small)
+    for cell in experiment.cells:
         done = {r["method"]: r["seconds"] for r in records if cell_of(r) == cell}
-        if set(EXPERIMENTS[name](small).methods(cell)) - set(done):
+        order |= {(cell, method): len(order) + n for n, method in enumerate(experiment.methods(cell))}
+        if set(experiment.methods(cell)) - set(done):
             todo.append((cell, done))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with tqdm(total=len(todo), desc=f"bench {name}", disable=hidden_bar(progress)) as bar:
         for made in _each(name, small, todo, device, jobs, threads):
             records += made
+            records.sort(key=lambda r: order.get((cell_of(r), r["method"]), len(order)))  # not as they came
             write_whole(file, (json.dumps(records, indent=0) + "\n").encode())
             bar.update()
     return records

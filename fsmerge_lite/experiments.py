@@ -258,7 +258,7 @@ def ablation(small: bool = False) -> Experiment:
 def many(small: bool = False) -> Experiment:
     """k = 2, 3, 4 models, all at once and one after the other, against k teachers and against k models."""
     tasks = ("digits", "letters", "shapes", "textures")
-    cells = [Cell(tasks[:k], 100) for k in (4, 3, 2)]
+    cells = [Cell(tasks[:k], 100, steps=150) for k in (4, 3, 2)]
     methods = {
         "originals (k models)": untrained(ensemble),
         "average": untrained(average),
@@ -272,7 +272,7 @@ def many(small: bool = False) -> Experiment:
 
 def widths(small: bool = False) -> Experiment:
     """Originals of width 96 (4 heads) and 64 (2 heads) into one of any width, in both orders."""
-    cells = [Cell(pair, 100) for pair in (("digits", "letters_dim64"), ("letters_dim64", "digits"))]
+    cells = [Cell(pair, 100, steps=150) for pair in (("digits", "letters_dim64"), ("letters_dim64", "digits"))]
     sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
     methods = {"originals (k models)": untrained(ensemble)}
     for dim, into in sizes.items():

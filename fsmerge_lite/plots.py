@@ -63,7 +63,7 @@ def accuracies(table: Mapping) -> Figure:
                       label=column if column == "joint" else f"{column} (head given)")
         ax.bar_label(bars, fmt="%.0f", fontsize=8)
     ax.axhline(10, color="black", ls=":", lw=1)
-    ax.set_xticks(range(len(table)), table)
+    ax.set_xticks(range(len(table)), [name.replace(", ", ",\n") for name in table])
     ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(frameon=False, ncols=len(columns), loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)

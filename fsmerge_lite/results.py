@@ -10,6 +10,9 @@ from .experiments import EXPERIMENTS, cell_of
 from .files import write_whole
 
 COLUMNS = ("mean", "joint", "seconds", "trained", "training_steps")
+# Rows of the ablation that differ in what is trained, and in nothing else, and what they are compared with.
+TRAINED = ("FS-Merge, diagonal", "FS-Merge, rank 4", "subspaces, inner, quiet = FS-Merge", "FS-Merge, rank 32",
+           "subspaces, inner, quiet, all weights", "first (paper)", "distillation")
 # The number that an experiment varies, and what the axis is called; a method's name may end in " @ number".
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model")}
 
@@ -101,5 +104,5 @@ def _ablation_figures(found: dict[str, dict]) -> dict[str, Figure]:
     over = {method: [statistics.fmean(row[column][0] for row in rows.values()) for column in columns]
             for method, rows in found.items()}
     return {"bars": plots.bars({method: (mean, joint) for method, (mean, joint, _) in over.items()}),
-            "parameters": plots.parameters({method: (trained, (mean + joint) / 2)
-                                            for method, (mean, joint, trained) in over.items() if trained})}
+            "parameters": plots.parameters({method: (over[method][2], sum(over[method][:2]) / 2)
+                                            for method in TRAINED})}

@@ -82,6 +82,9 @@ def test_a_benchmark_runs_what_is_missing(counted, tmp_path):
     assert len(bench.run("counted", tmp_path)) == 4 and not counted
     (tmp_path / "counted.json").write_text(json.dumps(records[:3]))
     assert len(bench.run("counted", tmp_path)) == 4 and counted == [(1, "two", ["one"])]
+    (tmp_path / "counted.json").write_text(json.dumps(records[1:]))
+    again = bench.run("counted", tmp_path)  # what is filled in later stands where it belongs
+    assert [(r["seed"], r["method"]) for r in again] == [(r["seed"], r["method"]) for r in records]
 
 
 def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ def toured(tmp_path_factory):
 
 def test_the_table(toured):
     found, _, said = toured
-    assert list(found.table) == ["originals (k models)", "average", "distillation", "FS-Merge"]
+    assert list(found.table) == ["originals (k models)", "average", "distillation", "FS-Merge, untrained",
+                                 "FS-Merge"]
     rows = {method: scores.mean for method, scores in found.table.items()}
     assert rows["originals (k models)"] > 95
     assert rows["average"] < 30
