@@ -48,7 +48,7 @@ def ahead(records: Sequence[dict], method: str, other: str, column: str) -> dict
     """By number of images: `method` - `other` in points, for every cell that has both."""
     cells = [{cell_of(r): r for r in records if r["method"] == name} for name in (method, other)]
     made: dict[int, list[float]] = {}
-    for cell in sorted(cells[0].keys() & cells[1].keys(), key=lambda cell: cell.images):
+    for cell in sorted((cell for cell in cells[0] if cell in cells[1]), key=lambda cell: cell.images):
         made.setdefault(cell.images, []).append(cells[0][cell][column] - cells[1][cell][column])
     return made
 
