@@ -1,6 +1,6 @@
 """Running benchmarks: every method on the same originals, the same images and the same steps, many times over.
 
-A result is one record in a JSON file, written as soon as it is there; what is there already is not run again, so a
+A result is one record in a JSON file, written when its cell is done; what is there already is not run again, so a
 killed benchmark resumes and a finished one can be extended. `experiments` says what is compared.
 """
 import json

@@ -1,7 +1,7 @@
 """What the benchmarks compare: cells (originals in an order, images, seed), methods, and experiments made of them.
 
-`bench` runs them. Learning rates and weights here were chosen by the experiment `sweep`, which scores on labelled
-training images with a seed that no other experiment uses.
+`bench` runs them. Learning rates were chosen by the experiment `sweep`, which scores on labelled training images with
+a seed that no other experiment uses; benchmarks/README.md says how the rest came about.
 """
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
