@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
 INITS = ("first", "average", "random")
@@ -133,27 +134,31 @@ class Structured(nn.Module):
             self.B.normal_(std=self.in_features ** -0.5)
 
     def left(self, weight: Tensor) -> Tensor:
-        """S W for a weight (blocks * in, n): what Merge does to a layer's output side. Gives (blocks * out, n)."""
-        weight = weight.unflatten(0, (self.blocks, self.in_features))
+        """S W for a weight (..., blocks * in, n): what Merge does to a layer's output side. (..., blocks * out, n)."""
+        weight = weight.unflatten(-2, (self.blocks, self.in_features))
         if self.S is not None:
-            return (self.S @ weight).flatten(0, 1)
+            return (self.S @ weight).flatten(-3, -2)
         folded = 0
         if self.A is not None:
             folded = self.A @ (self.B @ weight)
         if self.D is not None:
-            folded = folded + _put(self.D[:, :, None] * _take(weight, -2, self.cols), -2, self.rows, self.out_features)
-        return folded.flatten(0, 1)
+            folded = folded + _put(self.D[..., None] * _take(weight, -2, self.cols), -2, self.rows, self.out_features)
+        return folded.flatten(-3, -2)
 
     def right(self, weight: Tensor) -> Tensor:
-        """W S for a weight (n, out), one block: what Unmerge does to a layer's input side. Gives (n, in)."""
+        """W S for a weight (..., n, out), one block: what Unmerge does to a layer's input side. Gives (..., n, in)."""
         if self.S is not None:
-            return weight @ self.S[0]
+            return weight @ self.S.squeeze(-3)
         folded = 0
         if self.A is not None:
-            folded = (weight @ self.A[0]) @ self.B[0]
+            folded = (weight @ self.A.squeeze(-3)) @ self.B.squeeze(-3)
         if self.D is not None:
-            folded = folded + _put(_take(weight, -1, self.rows) * self.D[0], -1, self.cols, self.in_features)
+            folded = folded + self.scaled(weight)
         return folded
+
+    def scaled(self, weight: Tensor) -> Tensor:
+        """W D for a weight (..., n, out), one block. Gives (..., n, in)."""
+        return _put(_take(weight, -1, self.rows) * self.D, -1, self.cols, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """S x for features (..., blocks * in). Gives (..., blocks * out)."""
@@ -273,12 +278,88 @@ class SuperLinear(nn.Module):
 
     def fold(self) -> tuple[Tensor, Tensor | None]:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
-        folded, folded_bias = 0, 0
-        for i, ((weight, bias), merge) in enumerate(zip(self.frozen(), self.merges)):
-            rows = weight.flatten(1) if self.unmerges is None else self.unmerges[i].right(weight)  # (o_i, d*)
-            folded = folded + merge.left(rows)
-            folded_bias = None if bias is None else folded_bias + merge(bias)
-        return folded.unflatten(1, weight.shape[1:]) if weight.dim() > 2 else folded, folded_bias
+        bias = None if self.bias0 is None else sum(
+            merge.left(b[..., None]) for merge, (_, b) in zip(self.merges, self.frozen())).squeeze(-1)
+        if self.unmerges is None:  # a patch embedding's weight is (o_i, C, P, P)
+            rows = sum(merge.left(weight.flatten(1)) for merge, (weight, _) in zip(self.merges, self.frozen()))
+            return rows.unflatten(1, self.weight0.shape[1:]), bias
+        if self.merges[0].S is not None:
+            return sum(merge.left(unmerge.right(weight)) for merge, unmerge, (weight, _)
+                       in zip(self.merges, self.unmerges, self.frozen())), bias
+        return self._fold_structured(), bias
+
+    def _fold_structured(self) -> Tensor:
+        """The same from the parts of M = D + A B and U = E + F G: sum of D W E + (M W F) G + A (B W E).
+
+        The products of low rank stand side by side in one product of two thin matrices, so that nothing of the
+        size of W is made but W* itself, and what is frozen is only read.
+        """
+        tall, wide, diagonal = [], [], []
+        for (weight, _), merge, unmerge in zip(self.frozen(), self.merges, self.unmerges):
+            blocks = (merge.blocks, -1)
+            if unmerge.A is not None:
+                tall.append(merge.left(weight @ unmerge.A.squeeze(-3)).unflatten(-2, blocks))  # (blocks, o, r)
+                wide.append(unmerge.B.expand(*tall[-1].shape[:-2], -1, -1))                    # (blocks, r, d*)
+            if merge.A is not None and unmerge.D is not None:
+                read = (merge.B @ weight.unflatten(-2, blocks)).flatten(-3, -2)  # (blocks * r, d)
+                tall.append(merge.A)
+                wide.append(unmerge.scaled(read).unflatten(-2, blocks))
+            if merge.D is not None:
+                diagonal += _placed(weight, merge, unmerge)
+        product = (torch.cat(tall, -1) @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
+        return _AddScaled.apply(product, *diagonal) if diagonal else product
+
+
+def fold_alike(layers: Sequence[SuperLinear]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """`fold` of layers that are alike in everything but their numbers, stacked: a few large products for many small."""
+    tensors = [dict(layer.named_parameters()) | {name: buffer for name, buffer in layer.named_buffers()
+                                                 if name.startswith(("weight", "bias"))} for layer in layers]
+    stacked = {f"layer.{name}": torch.stack([each[name] for each in tensors]) for name in tensors[0]}
+    weights, biases = functional_call(_Folding(layers[0]), stacked, ())
+    return zip(weights, [None] * len(layers) if biases is None else biases)
+
+
+class _Folding(nn.Module):
+    """A layer whose call is its fold, for `functional_call`."""
+
+    def __init__(self, layer: SuperLinear):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        return self.layer.fold()
+
+
+def _placed(weight: Tensor, merge: Structured, unmerge: Structured) -> tuple[Tensor, Tensor, Tensor]:
+    """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
+    weight = _put(_take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
+    weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
+    weight = _put(_take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
+    return (weight, _put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
+            _put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features))
+
+
+class _AddScaled(torch.autograd.Function):
+    """P + sum_i D_i W_i E_i for frozen W_i and diagonals D_i, E_i, as (P, W_1, D_1, E_1, W_2, ...).
+
+    Autograd on its own would keep D_i W_i and make a gradient of W's size for each step of the product.
+    """
+
+    @staticmethod
+    def forward(ctx, product: Tensor | None, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(*parts)
+        for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
+            scaled, left = weight * right[..., None, :], left[..., None]
+            product = scaled.mul_(left) if product is None else torch.addcmul(product, scaled, left)
+        return product
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = []
+        for weight, left, right in zip(ctx.saved_tensors[::3], ctx.saved_tensors[1::3], ctx.saved_tensors[2::3]):
+            both = grad * weight
+            grads += [None, (both @ right[..., None]).squeeze(-1), (left[..., None, :] @ both).squeeze(-2)]
+        return grad if ctx.needs_input_grad[0] else None, *grads
 
 
 class SuperConv2d(SuperLinear):

@@ -1,12 +1,12 @@
 """The SuperNet: the originals' own architecture with every linear tensor merged from k frozen ones."""
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers import INITS, Merge, Place, SuperConv2d, SuperLinear, SuperToken, Unmerge, scaled_rank
+from .layers import INITS, Merge, Place, SuperConv2d, SuperLinear, SuperToken, Unmerge, fold_alike, scaled_rank
 from .models import Merged, Original, build, describe, feature_size
 from .wiring import (
     Wire,
@@ -20,6 +20,8 @@ from .wiring import (
     place,
     wiring,
 )
+
+STACKED = 2 ** 17  # weights of up to so many numbers are folded several at a time
 
 
 class SuperNet(nn.Module):
@@ -171,12 +173,23 @@ class SuperNet(nn.Module):
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
         state = {name: self.body.get_parameter(name) for name in self.kept}
-        for wire in self.wiring.wires:
-            weight, bias = self.body.get_submodule(wire.layer).fold()
-            state[f"{wire.layer}.weight"] = weight
-            if bias is not None:
-                state[f"{wire.layer}.bias"] = bias
+        for names in self._alike():
+            layers = [self.body.get_submodule(name) for name in names]
+            for name, (weight, bias) in zip(names, fold_alike(layers) if len(layers) > 1 else [layers[0].fold()]):
+                state[f"{name}.weight"] = weight
+                if bias is not None:
+                    state[f"{name}.bias"] = bias
         return state | {name: token() for name, token in self.tokens.items()}
+
+    def _alike(self) -> Iterable[list[str]]:
+        """The layers, those of one kind and shape together if they are small: large ones gain nothing by stacking."""
+        groups: dict[tuple, list[str]] = {}
+        for wire in self.wiring.wires:
+            sizes = [self.plain.get_submodule(wire.layer).weight.shape]
+            sizes += [weight.shape for weight, _ in self.body.get_submodule(wire.layer).frozen()]
+            small = wire.reads and max(size.numel() for size in sizes) <= STACKED
+            groups.setdefault((wire.reads, wire.writes, *sizes) if small else (wire.layer,), []).append(wire.layer)
+        return groups.values()
 
     def backbone(self, x: Tensor, explicit: bool = False) -> Tensor:
         """The merged model's own features f*(x), (B, d*)."""

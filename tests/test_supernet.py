@@ -1,5 +1,6 @@
 """The SuperNet against the originals, timm, and its own second way of running."""
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fsmerge_lite as fsm
+from fsmerge_lite import supernet
 from fsmerge_lite.layers import STRUCTURES
 from fsmerge_lite.tasks import Calibration
 
@@ -61,13 +63,22 @@ def both_ways(net: fsm.SuperNet, x: torch.Tensor) -> list[tuple[list[torch.Tenso
     return results
 
 
+def test_small_layers_of_one_kind_are_folded_together_and_large_ones_alone():
+    net, kinds = fsm.SuperNet(vits([8, 6], depth=3), rank=2), ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    together = [[f"blocks.{block}.{kind}" for block in range(3)] for kind in kinds]
+    assert [names for names in net._alike() if len(names) > 1] == together
+    with mock.patch.object(supernet, "STACKED", 16 * 8):  # fc1 and fc2 are (16, 8), qkv is larger
+        assert [names for names in net._alike() if len(names) > 1] == together[1:]
+
+
 @settings(max_examples=60)
 @given(structure=st.sampled_from(STRUCTURES), init=st.sampled_from(["first", "average", "random"]),
        k=st.sampled_from([2, 3]), equal=st.booleans(), options=st.sampled_from(list(VIT_OPTIONS.values())),
-       rank=st.integers(1, 6))
-def test_explicit_equals_folded_vit(structure, init, k, equal, options, rank):
+       rank=st.integers(1, 6), stacked=st.booleans())
+def test_explicit_equals_folded_vit(structure, init, k, equal, options, rank, stacked):
     net = fsm.SuperNet(vits([8] * k if equal else [8, 6, 10][:k], **options), rank, structure, init)
-    (folded, grads), (explicit, grads_explicit) = both_ways(net, pictures())
+    with mock.patch.object(supernet, "STACKED", 10 ** 6 if stacked else 0):
+        (folded, grads), (explicit, grads_explicit) = both_ways(net, pictures())
     for a, b in zip(folded, explicit):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert grads.keys() == grads_explicit.keys()
@@ -80,9 +91,10 @@ def test_explicit_equals_folded_vit(structure, init, k, equal, options, rank):
 
 @settings(max_examples=40)
 @given(structure=st.sampled_from(STRUCTURES), init=st.sampled_from(["first", "average", "random"]),
-       hidden=st.lists(st.integers(4, 9), min_size=2, max_size=3), rank=st.integers(1, 4))
-def test_explicit_equals_folded_mlp(structure, init, hidden, rank):
-    net = fsm.SuperNet(mlps(hidden), rank, structure, init)
+       hidden=st.lists(st.integers(4, 9), min_size=2, max_size=3), rank=st.integers(1, 4), alike=st.booleans())
+def test_explicit_equals_folded_mlp(structure, init, hidden, rank, alike):
+    models = [randomised(fsm.MLP((12, h, h, h, h)), seed=h) for h in hidden] if alike else mlps(hidden)
+    net = fsm.SuperNet(models, rank, structure, init)
     (folded, grads), (explicit, grads_explicit) = both_ways(net, torch.randn(4, 12).double())
     torch.testing.assert_close(folded, explicit)
     torch.testing.assert_close(grads, grads_explicit)
@@ -263,7 +275,7 @@ def test_a_trained_sequential_merge(tmp_path):
     merged.save(tmp_path / "abc")
     again = fsm.load_merged(tmp_path / "abc").double()
     assert again.names == ("a", "b", "c")
-    torch.testing.assert_close(again(x), merged(x))
+    torch.testing.assert_close(again(x), merged(x), rtol=1e-5, atol=1e-6)  # it is read as float32
 
 
 def test_a_merge_in_train_mode_is_refused():
