@@ -5,8 +5,9 @@ Models of different initializations and tasks in, one model of the size of one o
 from .baselines import align, alone, average, distill, ensemble, regmean, slerp
 from .evaluation import Path, Scores, Table, evaluate, path
 from .fitting import History
-from .layers import Merge, SuperConv2d, SuperLinear, SuperToken, Unmerge
+from .layers import SuperConv2d, SuperLinear, SuperToken
 from .machine import doctor
+from .matrices import Merge, Unmerge
 from .models import MLP, Ensemble, Merged, Original, build, describe, load_merged, load_original, vit
 from .originals import load_originals, train_original
 from .permutations import alignment, permuted

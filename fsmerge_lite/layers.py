@@ -1,4 +1,4 @@
-"""The algebra of Merge and Unmerge, and the layers that hold k originals between them.
+"""The layers that hold k originals between Merge and Unmerge, and what they fold to.
 
 Column convention of `nn.Linear.weight`, (out, in). For original i of k, with frozen W_i (o_i, d_i) and
 b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
@@ -7,229 +7,14 @@ b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
 
 and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i.
 """
-import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
-INITS = ("first", "average", "random")
-
-
-class Place(NamedTuple):
-    """The identity I between two widths: I[rows[j], cols[j]] = scale, and I (1 - 11^T / in) where it is `centred`.
-
-    Args:
-        rows, cols: indices (n,), n <= min(out, in): which channel stands for which.
-        scale: one factor, or one for each block.
-        centred: whether the mean over the channels that come in is taken away first.
-    """
-
-    rows: Tensor
-    cols: Tensor
-    scale: tuple[float, ...] = (1.0,)
-    centred: bool = False
-
-
-class Structured(nn.Module):
-    """A learned matrix S (out, in) = D + A B, kept in parts and never made dense on its way.
-
-    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D stands
-    where the ones of the identity between the two widths stand: at (j, j), or as `place` says. With `blocks` > 1
-    it is block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
-
-    Args:
-        out_features: rows of a block, >= 1.
-        in_features: columns of a block, >= 1.
-        structure: one of `STRUCTURES`.
-        rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in); ignored by diagonal and full.
-        blocks: how many blocks, >= 1.
-        place: the identity between the two widths, the same in every block; None: ones at (j, j).
-
-    Raises:
-        ValueError: an unknown structure, or a rank outside its range.
-    """
-
-    def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
-                 rank: int = 12, blocks: int = 1, place: Place | None = None):
-        super().__init__()
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
-        width = min(out_features, in_features)
-        low_rank = "low_rank" in structure
-        if low_rank and not 1 <= rank <= width:
-            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
-        self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
-        self.structure, self.rank = structure, rank if low_rank else None
-        n = torch.arange(width)
-        rows, cols, self.scale, self.centred = place or Place(n, n)
-        square = out_features == in_features and torch.equal(rows, n) and torch.equal(cols, n)
-        self.register_buffer("rows", None if square else rows, persistent=False)  # None: D needs no index
-        self.register_buffer("cols", None if square else cols, persistent=False)
-
-        def part(here: bool, *shape: int) -> nn.Parameter | None:
-            return nn.Parameter(torch.zeros(blocks, *shape)) if here else None
-        self.D = part("diagonal" in structure, len(rows))
-        self.A = part(low_rank, out_features, rank)
-        self.B = part(low_rank, rank, in_features)
-        self.S = part(structure == "full", out_features, in_features)
-
-    @torch.no_grad()
-    def set_identity(self, scale: float = 1.0) -> None:
-        """S = scale * I, with I as in `place`; a low rank alone holds its first r ones, a diagonal all but the mean."""
-        like = next(self.parameters())
-        n = torch.arange(min(self.out_features, self.in_features), device=like.device)
-        rows, cols = (n, n) if self.rows is None else (self.rows, self.cols)
-        ones = scale * like.new_tensor(self.scale)[:, None].expand(self.blocks, len(rows))
-        if self.D is not None:
-            self.D.copy_(ones)
-        if self.S is not None:
-            self.S.zero_()[:, rows, cols] = ones
-            if self.centred:
-                self.S -= self.S.mean(-1, keepdim=True)
-        if self.A is not None:
-            self._quiet_low_rank()
-            if self.D is None:
-                self._hold(ones[:, :self.rank], rows[:self.rank], cols[:self.rank])
-            elif self.centred:  # - I 11^T / in has rank one
-                self.A[:, rows, 0] = -ones * self.in_features ** -0.5
-                self.B[:, 0] = self.in_features ** -0.5
-
-    def _hold(self, ones: Tensor, rows: Tensor, cols: Tensor) -> None:
-        """A B = these ones of the identity, each in a rank of its own."""
-        ranks = torch.arange(len(rows), device=ones.device)
-        self.A[:, rows, ranks] = ones
-        self.B[:, ranks] = 0
-        self.B[:, ranks, cols] = 1
-        if self.centred:
-            self.B -= self.B.mean(-1, keepdim=True)
-
-    @torch.no_grad()
-    def set_zero(self) -> None:
-        """S = 0, with a gradient to leave it by."""
-        for part in (self.S, self.D):
-            if part is not None:
-                part.zero_()
-        if self.A is not None:
-            self._quiet_low_rank()
-
-    def _quiet_low_rank(self) -> None:
-        """A = 0 and B random: A B = 0, but A has a gradient."""
-        self.A.zero_()
-        self.B.normal_(std=self.in_features ** -0.5)
-
-    @torch.no_grad()
-    def set_random(self, scale: float = 1.0) -> None:
-        """Independent normal entries, sized so that S x is about as large as scale * x."""
-        if self.S is not None:
-            self.S.normal_(std=scale * self.in_features ** -0.5)
-        if self.D is not None:
-            self.D.normal_(std=scale)
-        if self.A is not None:
-            self.A.normal_(std=scale * self.rank ** -0.5)
-            self.B.normal_(std=self.in_features ** -0.5)
-
-    def left(self, weight: Tensor) -> Tensor:
-        """S W for a weight (..., blocks * in, n): what Merge does to a layer's output side. (..., blocks * out, n)."""
-        weight = weight.unflatten(-2, (self.blocks, self.in_features))
-        if self.S is not None:
-            return (self.S @ weight).flatten(-3, -2)
-        folded = 0
-        if self.A is not None:
-            folded = self.A @ (self.B @ weight)
-        if self.D is not None:
-            folded = folded + _put(self.D[..., None] * _take(weight, -2, self.cols), -2, self.rows, self.out_features)
-        return folded.flatten(-3, -2)
-
-    def right(self, weight: Tensor) -> Tensor:
-        """W S for a weight (..., n, out), one block: what Unmerge does to a layer's input side. Gives (..., n, in)."""
-        if self.S is not None:
-            return weight @ self.S.squeeze(-3)
-        folded = 0
-        if self.A is not None:
-            folded = (weight @ self.A.squeeze(-3)) @ self.B.squeeze(-3)
-        if self.D is not None:
-            folded = folded + self.scaled(weight)
-        return folded
-
-    def scaled(self, weight: Tensor) -> Tensor:
-        """W D for a weight (..., n, out), one block. Gives (..., n, in)."""
-        return _put(_take(weight, -1, self.rows) * self.D, -1, self.cols, self.in_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """S x for features (..., blocks * in). Gives (..., blocks * out)."""
-        if self.blocks == 1:  # features as rows: (S x)^T = x^T S^T
-            return self._transposed(x, 0)
-        return torch.cat([self._transposed(part, b) for b, part in enumerate(x.chunk(self.blocks, -1))], -1)
-
-    def _transposed(self, x: Tensor, block: int) -> Tensor:
-        if self.S is not None:
-            return F.linear(x, self.S[block])
-        y = 0
-        if self.A is not None:
-            y = F.linear(F.linear(x, self.B[block]), self.A[block])
-        if self.D is not None:
-            y = y + _put(_take(x, -1, self.cols) * self.D[block], -1, self.rows, self.out_features)
-        return y
-
-    def dense(self) -> Tensor:
-        """S as one matrix (blocks * out, blocks * in): to look at, and for the output matrices of a fold."""
-        eye = torch.eye(self.blocks * self.in_features, device=self.device, dtype=self.dtype)
-        return self.left(eye)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def extra_repr(self) -> str:
-        rank = f", rank={self.rank}" if self.rank else ""
-        blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
-        return f"{self.out_features}, {self.in_features}, {self.structure}{rank}{blocks}"
-
-
-def _take(x: Tensor, dim: int, index: Tensor | None) -> Tensor:
-    """The channels that D reads; None: all, as they are."""
-    return x if index is None else x.index_select(dim, index)
-
-
-def _put(x: Tensor, dim: int, index: Tensor | None, size: int) -> Tensor:
-    """What D made, put in its channels among `size`, zeros elsewhere; None: it is all there is."""
-    if index is None:
-        return x
-    shape = list(x.shape)
-    shape[dim] = size
-    return x.new_zeros(shape).index_copy(dim, index, x)
-
-
-class Merge(Structured):
-    """M_i (o*, o_i): takes what original i's layer put out into the merged model's features."""
-
-    def init(self, how: str, i: int, k: int) -> None:
-        """`first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k). `identity`: I."""
-        if how == "identity":
-            self.set_identity()
-        elif how == "average":
-            self.set_identity(1 / k)
-        elif how == "random":
-            self.set_random(k ** -0.5)
-        else:
-            self.set_identity() if i == 0 else self.set_zero()
-
-
-class Unmerge(Structured):
-    """U_i (d_i, d*): takes the merged model's features back to what original i's layer reads."""
-
-    def init(self, how: str, i: int, k: int) -> None:
-        """`first`, `average` and `identity`: I. `random`: normal, of size 1."""
-        self.set_random() if how == "random" else self.set_identity()
+from .matrices import Structured, put, take
 
 
 class SuperLinear(nn.Module):
@@ -240,6 +25,9 @@ class SuperLinear(nn.Module):
         merges: k Merge, M_i (o*, o_i).
         unmerges: k Unmerge, U_i (d_i, d*), or None for a layer that reads the input itself.
     """
+
+    # Gives W* and b* for the forward: `fold`, or what was folded already. None: run explicitly.
+    as_one: Callable[[], tuple[Tensor, Tensor | None]] | None = None
 
     def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None):
         super().__init__()
@@ -268,8 +56,8 @@ class SuperLinear(nn.Module):
         return [u if readout is None else F.linear(u, readout) for u, readout in zip(self.unmerged(x), own)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer run explicitly, as the paper draws it. x (..., d*), gives (..., o*)."""
-        return self.merged(self.unmerged(x))
+        """The layer, explicitly as the paper draws it or as the one layer it folds to. x (..., d*), gives (..., o*)."""
+        return F.linear(x, *self.as_one()) if self.as_one else self.merged(self.unmerged(x))
 
     def merged(self, inputs: Sequence[Tensor]) -> Tensor:
         """sum_i M_i (W_i u_i + b_i) for what the k frozen layers read, u_i (..., d_i). Gives (..., o*)."""
@@ -332,11 +120,11 @@ class _Folding(nn.Module):
 
 def _placed(weight: Tensor, merge: Structured, unmerge: Structured) -> tuple[Tensor, Tensor, Tensor]:
     """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
-    weight = _put(_take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
+    weight = put(take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
     weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
-    weight = _put(_take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
-    return (weight, _put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
-            _put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features))
+    weight = put(take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
+    return (weight, put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
+            put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features))
 
 
 class _AddScaled(torch.autograd.Function):
@@ -348,16 +136,20 @@ class _AddScaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, product: Tensor | None, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(*parts)
+        total, scaled = None, None  # W E in one place for all originals: fresh memory costs more than the product
         for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
-            scaled, left = weight * right[..., None, :], left[..., None]
-            product = scaled.mul_(left) if product is None else torch.addcmul(product, scaled, left)
-        return product
+            scaled, left = torch.mul(weight, right[..., None, :], out=scaled), left[..., None]
+            if total is None:
+                total = scaled * left if product is None else torch.addcmul(product, scaled, left)
+            else:
+                total.addcmul_(scaled, left)
+        return total
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = []
+        grads, both = [], None
         for weight, left, right in zip(ctx.saved_tensors[::3], ctx.saved_tensors[1::3], ctx.saved_tensors[2::3]):
-            both = grad * weight
+            both = torch.mul(grad, weight, out=both)
             grads += [None, (both @ right[..., None]).squeeze(-1), (left[..., None, :] @ both).squeeze(-2)]
         return grad if ctx.needs_input_grad[0] else None, *grads
 
@@ -372,6 +164,8 @@ class SuperConv2d(SuperLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W), gives (B, o*, H / P, W / P)."""
+        if self.as_one:
+            return F.conv2d(x, *self.as_one(), **self.how)
         return sum(merge(F.conv2d(x, weight, bias, **self.how).movedim(1, -1)).movedim(-1, 1)
                    for (weight, bias), merge in zip(self.frozen(), self.merges))
 
@@ -387,8 +181,3 @@ class SuperToken(nn.Module):
 
     def forward(self) -> Tensor:
         return sum(merge(getattr(self, f"token{i}")) for i, merge in enumerate(self.merges))
-
-
-def scaled_rank(rank: int, size: int, dim: int) -> int:
-    """The rank for a matrix on `size` features where the stream has `dim`: r * size / dim, as inside the MLP."""
-    return math.floor(rank * size / dim)

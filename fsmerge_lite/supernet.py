@@ -1,12 +1,15 @@
 """The SuperNet: the originals' own architecture with every linear tensor merged from k frozen ones."""
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers import INITS, Merge, Place, SuperConv2d, SuperLinear, SuperToken, Unmerge, fold_alike, scaled_rank
+from .layers import SuperConv2d, SuperLinear, SuperToken, fold_alike
+from .matrices import INITS, Merge, Place, Unmerge, scaled_rank
 from .models import Merged, Original, build, describe, feature_size
 from .wiring import (
     Wire,
@@ -173,13 +176,20 @@ class SuperNet(nn.Module):
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
         state = {name: self.body.get_parameter(name) for name in self.kept}
+        for name, fold in self._folds().items():
+            state[f"{name}.weight"], bias = fold()
+            if bias is not None:
+                state[f"{name}.bias"] = bias
+        return state | {name: token() for name, token in self.tokens.items()}
+
+    def _folds(self) -> dict[str, Callable[[], tuple[Tensor, Tensor | None]]]:
+        """How to get the W* and b* of every layer; small layers of one kind are folded here and now, stacked."""
+        made = {}
         for names in self._alike():
             layers = [self.body.get_submodule(name) for name in names]
-            for name, (weight, bias) in zip(names, fold_alike(layers) if len(layers) > 1 else [layers[0].fold()]):
-                state[f"{name}.weight"] = weight
-                if bias is not None:
-                    state[f"{name}.bias"] = bias
-        return state | {name: token() for name, token in self.tokens.items()}
+            made |= ({name: partial(tuple, one) for name, one in zip(names, fold_alike(layers))}
+                     if len(layers) > 1 else {names[0]: layers[0].fold})
+        return made
 
     def _alike(self) -> Iterable[list[str]]:
         """The layers, those of one kind and shape together if they are small: large ones gain nothing by stacking."""
@@ -191,12 +201,27 @@ class SuperNet(nn.Module):
             groups.setdefault((wire.reads, wire.writes, *sizes) if small else (wire.layer,), []).append(wire.layer)
         return groups.values()
 
+    @contextmanager
+    def _folding(self) -> Iterator[None]:
+        """Meanwhile every layer is the one that it folds to.
+
+        A large layer folds itself when its turn comes: so its backward comes right after that of what it computed,
+        and the gradients by all W* are never there at the same time.
+        """
+        folds = self._folds()
+        try:
+            for name, fold in folds.items():
+                self.body.get_submodule(name).as_one = fold
+            yield
+        finally:
+            for name in folds:
+                self.body.get_submodule(name).as_one = None
+
     def backbone(self, x: Tensor, explicit: bool = False) -> Tensor:
         """The merged model's own features f*(x), (B, d*)."""
         check_images(x, self.input_shape, next(self.parameters()).dtype)
-        if explicit:
+        with nullcontext() if explicit else self._folding():
             return functional_call(self.body, {name: token() for name, token in self.tokens.items()}, (x,))
-        return functional_call(self._plain[0], self.folded(), (x,), strict=True)
 
     def forward(self, x: Tensor, explicit: bool = False) -> list[Tensor]:
         """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""
@@ -214,8 +239,7 @@ class SuperNet(nn.Module):
             ) -> tuple[list[Tensor], dict[int, list[Tensor]]]:
         """Output features and inner features from one forward; with `stop`, no further than the inner ones need."""
         layers, f = self.layers_at(depths), []
-        seen = inputs_of(self.body if explicit else self._plain[0], layers,
-                         lambda: f.append(self.backbone(x, explicit)), stop and bool(depths))
+        seen = inputs_of(self.body, layers, lambda: f.append(self.backbone(x, explicit)), stop and bool(depths))
         inner = {d: self.body.get_submodule(name).reads(seen[name]) for d, name in zip(depths, layers)}
         return [output(f[0]) for output in self.outputs] if f else [], inner
 

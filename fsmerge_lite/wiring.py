@@ -15,7 +15,7 @@ from timm.layers import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .layers import Place
+from .matrices import Place
 from .models import MLP, describe
 
 

@@ -8,7 +8,8 @@ from models_for_tests import randomised
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsmerge_lite.layers import STRUCTURES, Merge, Place, Structured, SuperLinear, Unmerge, _AddScaled
+from fsmerge_lite.layers import SuperLinear, _AddScaled
+from fsmerge_lite.matrices import STRUCTURES, Merge, Place, Structured, Unmerge
 
 
 def by_hand(m: Structured, ones=None) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite import supernet
-from fsmerge_lite.layers import STRUCTURES
+from fsmerge_lite.matrices import STRUCTURES
 from fsmerge_lite.tasks import Calibration
 
 
@@ -69,6 +69,26 @@ def test_small_layers_of_one_kind_are_folded_together_and_large_ones_alone():
     assert [names for names in net._alike() if len(names) > 1] == together
     with mock.patch.object(supernet, "STACKED", 16 * 8):  # fc1 and fc2 are (16, 8), qkv is larger
         assert [names for names in net._alike() if len(names) > 1] == together[1:]
+
+
+def test_a_large_layer_has_all_its_gradients_before_the_block_before_it_has_any():
+    net, done = fsm.SuperNet(vits([8, 8], depth=3), rank=2), []
+    for name, p in net.body.named_parameters():
+        if name.startswith("blocks.") and p.requires_grad:
+            block = int(name.split(".")[1])
+            p.register_post_accumulate_grad_hook(lambda _, block=block: done.append(block))
+    for limit in (0, 10 ** 6):
+        done.clear()
+        with mock.patch.object(supernet, "STACKED", limit):
+            sum(y.sum() for y in net(pictures())).backward()
+        assert (done == sorted(done, reverse=True)) == (limit == 0)
+
+
+def test_layers_run_explicitly_again_after_an_error():
+    net, x = fsm.SuperNet(vits([8, 8]), rank=2), pictures()
+    with mock.patch.object(net.body.norm, "forward", side_effect=RuntimeError), pytest.raises(RuntimeError):
+        net(x)
+    assert all(layer.as_one is None for layer in net.modules() if isinstance(layer, fsm.SuperLinear))
 
 
 @settings(max_examples=60)

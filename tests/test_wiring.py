@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fsmerge_lite as fsm
-from fsmerge_lite.layers import INITS, STRUCTURES
+from fsmerge_lite.matrices import INITS, STRUCTURES
 from fsmerge_lite.wiring import place
 
 # (dim, num_heads, mlp_ratio)
