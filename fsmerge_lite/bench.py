@@ -66,8 +66,8 @@ def run(name: str, out: str | Path = "runs/bench", device: str = "auto", jobs: i
     todo, order, experiment = [], {}, EXPERIMENTS[name](small)
     for cell in experiment.cells:
         done = {r["method"]: r["seconds"] for r in records if cell_of(r) == cell}
-        order |= {(cell, method): len(order) + n for n, method in enumerate(experiment.methods(cell))}
-        if set(experiment.methods(cell)) - set(done):
+        order |= {(cell, method): len(order) + n for n, method in enumerate(experiment.methods)}
+        if experiment.methods.keys() - done.keys():
             todo.append((cell, done))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with tqdm(total=len(todo), desc=f"bench {name}", disable=hidden_bar(progress)) as bar:
@@ -107,4 +107,4 @@ def _each(name: str, small: bool, todo: list, device: str, jobs: int, threads: i
 def _work(name: str, small: bool, cell: Cell, done: dict[str, float], device: str, threads: int | None) -> list[dict]:
     if threads:
         torch.set_num_threads(threads)
-    return list(run_cell(cell, EXPERIMENTS[name](small).methods(cell), device, done))
+    return list(run_cell(cell, EXPERIMENTS[name](small).methods, device, done))

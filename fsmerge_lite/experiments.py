@@ -83,13 +83,10 @@ Method = Callable[[Sequence[Original], Calibration, Cell, dict[str, float]], Out
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a benchmark compares: methods by name, in the order in which each cell runs them, and the cells.
-
-    `methods(cell)` may differ from cell to cell, so that costly rows can be run on fewer.
-    """
+    """What a benchmark compares: methods by name, in the order in which each cell runs them, and the cells."""
 
     cells: list[Cell]
-    methods: Callable[[Cell], dict[str, Method]]
+    methods: dict[str, Method]
 
 
 # ---------------------------------------------------------------- the methods
@@ -185,31 +182,27 @@ def _count(parameters: Iterable) -> int:
 
 # ---------------------------------------------------------------- what is compared
 
+FOUR = ("digits", "letters", "shapes", "textures")
 PAIRS = [("digits", "letters"), ("letters", "shapes"), ("shapes", "textures")]
 ORDERED = [pair for first, second in PAIRS for pair in ((first, second), (second, first))]
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
 def lowdata(small: bool = False) -> Experiment:
-    """The main comparison: three pairs in both orders, 16 and 100 images a task, three seeds; 50 images, one seed."""
-    cells = [Cell(tasks, images, seed) for seed, images in ((0, 16), (0, 100), (1, 16), (1, 100), (2, 16), (2, 100),
-                                                            (0, 50)) for tasks in ORDERED]
-
-    def methods(cell: Cell) -> dict[str, Method]:
-        made = {
-            "originals (k models)": untrained(ensemble),
-            "average": untrained(average),
-            "slerp": untrained(slerp),
-            "regmean": untrained(regmean, with_images=True),
-            "align": untrained(align, with_images=True),
-            "align, then regmean": untrained(align_regmean, with_images=True),
-            "distillation": distillation(),
-            "FS-Merge, first": fs_merge(LR_FIRST, "first", quiet=0.0, depths=()),
-            "FS-Merge": fs_merge(),
-        }
-        if cell.seed == 0:  # a costly row, on one seed
-            made["distillation, same time"] = distillation(as_long_as="FS-Merge")
-        return made
+    """The main comparison: three pairs, both orders, 16, 50 and 100 images a task, three seeds."""
+    cells = [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100, 50) for tasks in ORDERED]
+    methods = {
+        "originals (k models)": untrained(ensemble),
+        "average": untrained(average),
+        "slerp": untrained(slerp),
+        "regmean": untrained(regmean, with_images=True),
+        "align": untrained(align, with_images=True),
+        "align, then regmean": untrained(align_regmean, with_images=True),
+        "distillation": distillation(),
+        "FS-Merge, first": fs_merge(LR_FIRST, "first", quiet=0.0, depths=()),
+        "FS-Merge": fs_merge(),
+        "distillation, same time": distillation(as_long_as="FS-Merge"),
+    }
     return Experiment([SMALL] if small else cells, methods)
 
 
@@ -224,13 +217,16 @@ def sweep(small: bool = False) -> Experiment:
         **{f"FS-Merge {lr:g}": fs_merge(lr) for lr in (1e-3, 2e-3, 4e-3)},
         "FS-Merge 0.002, inner 3": fs_merge(2e-3, inner=3.0),
         "FS-Merge 0.002, quiet 0.5": fs_merge(2e-3, quiet=0.5),
+        **{f"all weights {lr:g}": all_weights(lr, quiet=QUIET, depths=DEPTHS) for lr in (5e-4, 1e-3, 2e-3)},
+        **{f"distillation, inner {lr:g}": all_weights(lr, "first", depths=DEPTHS) for lr in (1e-3, 2e-3, 4e-3)},
     }
-    return Experiment([replace(SMALL, validate=True)] if small else cells, lambda cell: methods)
+    return Experiment([replace(SMALL, validate=True)] if small else cells, methods)
 
 
 def ablation(small: bool = False) -> Experiment:
     """Each idea on its own, one change at a time from the main setting, or from the paper's `first`."""
-    cells = [Cell(("letters", "digits"), 16), Cell(("shapes", "textures"), 100)]
+    cells = [Cell(tasks, images, seed) for seed in range(3)
+             for tasks, images in ((("letters", "digits"), 16), (("shapes", "textures"), 100))]
     paper = {"lr": LR_FIRST, "start": "first", "quiet": 0.0}
     methods = {
         "first (paper)": fs_merge(**paper, depths=()),
@@ -252,34 +248,47 @@ def ablation(small: bool = False) -> Experiment:
         "distillation from average": distillation(start="average"),
         "distillation, inner (hints)": all_weights(LR_DISTILL, "first", depths=DEPTHS),
     }
-    return Experiment([SMALL] if small else cells, lambda cell: methods)
+    return Experiment([SMALL] if small else cells, methods)
 
 
 def many(small: bool = False) -> Experiment:
     """k = 2, 3, 4 models, all at once and one after the other, against k teachers and against k models."""
-    tasks = ("digits", "letters", "shapes", "textures")
-    cells = [Cell(tasks[:k], 100, steps=150) for k in (4, 3, 2)]
+    cells = [Cell(FOUR[:k], 100, seed) for seed in range(3) for k in (4, 3, 2)]
     methods = {
         "originals (k models)": untrained(ensemble),
         "average": untrained(average),
         "distillation": distillation(),
         "FS-Merge": fs_merge(),
         "FS-Merge, in sequence": in_sequence(),
-        "distillation, same time": distillation(as_long_as="FS-Merge, in sequence"),
+        "distillation, same time": distillation(as_long_as="FS-Merge"),
     }
-    return Experiment([replace(SMALL, tasks=tasks[:3])] if small else cells, lambda cell: methods)
+    return Experiment([replace(SMALL, tasks=FOUR[:3])] if small else cells, methods)
+
+
+def longer(small: bool = False) -> Experiment:
+    """Four models and a longer fit: how much is held back by the steps, by M and U, by their rank, by `quiet`."""
+    cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
+    methods = {
+        "distillation": distillation(),
+        "FS-Merge": fs_merge(),
+        "FS-Merge, rank 32": fs_merge(rank=32),
+        "FS-Merge, quiet 1": fs_merge(quiet=1.0),
+        "all weights from the same start": all_weights(1e-3, quiet=QUIET, depths=DEPTHS),
+    }
+    return Experiment([replace(SMALL, tasks=FOUR)] if small else cells, methods)
 
 
 def widths(small: bool = False) -> Experiment:
     """Originals of width 96 (4 heads) and 64 (2 heads) into one of any width, in both orders."""
-    cells = [Cell(pair, 100, steps=150) for pair in (("digits", "letters_dim64"), ("letters_dim64", "digits"))]
+    pairs = (("digits", "letters_dim64"), ("letters_dim64", "digits"))
+    cells = [Cell(pair, 100, seed, steps=150) for seed in range(3) for pair in pairs]
     sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
     methods = {"originals (k models)": untrained(ensemble)}
     for dim, into in sizes.items():
         methods |= {f"FS-Merge, first @ {dim}": fs_merge(LR_FIRST, "first", quiet=0.0, depths=(), into=into),
                     f"FS-Merge @ {dim}": fs_merge(into=into)}
-    return Experiment([replace(SMALL, tasks=("digits", "letters_dim64"))] if small else cells, lambda cell: methods)
+    return Experiment([replace(SMALL, tasks=pairs[0])] if small else cells, methods)
 
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
-    made.__name__: made for made in (lowdata, ablation, sweep, many, widths)}
+    made.__name__: made for made in (lowdata, ablation, sweep, many, longer, widths)}

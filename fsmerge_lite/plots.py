@@ -124,17 +124,43 @@ def parameters(found: Mapping[str, tuple[float, float]]) -> Figure:
     return figure
 
 
-def orders(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
-    """Each pair in both orders, joined by a line, for every method: pair -> method -> the two accuracies in percent."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.8), sharey=True, squeeze=False,
-                                layout="constrained")
-    for ax, (pair, methods) in zip(axes[0], found.items()):
-        for j, (method, both) in enumerate(methods.items()):
-            ax.plot(["as written", "reversed"], both, marker=MARKERS[j % len(MARKERS)],
+def panels(found: Mapping[str, Mapping[str, Mapping]], label: str = "") -> Figure:
+    """Per-task accuracy as lines side by side: title -> method -> place on the axis -> accuracy in percent."""
+    columns = len(found) if len(found) < 5 else 3
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns + 2, 3.4 * rows), sharex=True, sharey=True,
+                                squeeze=False, layout="constrained")
+    for ax in axes.flat[len(found):]:
+        ax.set_visible(False)
+    for ax, (title, methods) in zip(axes.flat, found.items()):
+        for j, (method, line) in enumerate(methods.items()):
+            ax.plot(list(line), list(line.values()), marker=MARKERS[j % len(MARKERS)],
                     color=COLOURS[j % len(COLOURS)], label=method)
-        ax.set(title=pair, xlim=(-0.3, 1.3))
+        ax.set(title=title, xlabel=label)
+        ax.margins(x=0.2)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("per-task accuracy, %")
+    axes[0, 0].set_xticks(list({place: 0 for methods in found.values() for line in methods.values() for place in line}))
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
+    figure.supylabel("per-task accuracy, %", fontsize="medium")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """The cost of a step against k, as a multiple of distillation's: title -> line -> k -> ratio."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found) + 2, 3.6), sharey=True, squeeze=False,
+                                layout="constrained")
+    for ax, (title, lines) in zip(axes[0], found.items()):
+        for j, (name, line) in enumerate(lines.items()):
+            ax.plot(list(line), list(line.values()), marker=MARKERS[j], ls=":" if "operations" in name else "-",
+                    color=COLOURS[j], label=name)
+        ax.axhline(1, color="black", lw=1)
+        ax.set(title=title, xlabel="originals $k$", yscale="log")
+        ax.set_xticks(list(line))
+        ax.set_yticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("time of a step / distillation's")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure
 

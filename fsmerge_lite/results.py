@@ -1,4 +1,5 @@
 """What a benchmark found: means over cells, tables in Markdown, figures."""
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ COLUMNS = ("mean", "joint", "seconds", "trained", "training_steps")
 TRAINED = ("FS-Merge, diagonal", "FS-Merge, rank 4", "subspaces, inner, quiet = FS-Merge", "FS-Merge, rank 32",
            "subspaces, inner, quiet, all weights", "first (paper)", "distillation")
 # The number that an experiment varies, and what the axis is called; a method's name may end in " @ number".
-VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model")}
+VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
+          "longer": ("steps", "training steps")}
 
 
 def summary(records: Sequence[dict], by: str = "images") -> dict[str, dict]:
@@ -28,7 +30,13 @@ def summary(records: Sequence[dict], by: str = "images") -> dict[str, dict]:
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def points(spread: tuple[float, float], sign: str = "") -> str:
+    """`mean ± deviation`, or the mean alone of a single cell."""
+    mean, deviation = spread
+    return f"{mean:{sign}.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
 
 
 def table(found: dict[str, dict], by: str = "images") -> str:
@@ -37,7 +45,7 @@ def table(found: dict[str, dict], by: str = "images") -> str:
     lines = ["| method | " + " | ".join(f"{by} {v}: per task | joint" for v in values) + " | trained | s | cells |",
              "|---|" + "---:|" * (2 * len(values) + 3)]
     for method, rows in found.items():
-        cells = ["{:.1f} ± {:.1f}".format(*rows[v][c]) if v in rows else "" for v in values for c in ("mean", "joint")]
+        cells = [points(rows[v][c]) if v in rows else "" for v in values for c in ("mean", "joint")]
         trained, seconds = (statistics.fmean(row[c][0] for row in rows.values()) for c in ("trained", "seconds"))
         count = sum(row["cells"] for row in rows.values())
         lines.append(f"| {method} | {' | '.join(cells)} | {trained:,.0f} | {seconds:.0f} | {count} |")
@@ -59,22 +67,42 @@ def comparisons(records: Sequence[dict], method: str, others: Sequence[str]) -> 
     for other in others:
         gaps = [ahead(records, method, other, column) for column in ("mean", "joint")]
         for images in gaps[0]:
-            points = ["{:+.1f} ± {:.1f}".format(*_spread(gap[images])) for gap in gaps]
+            by = [points(_spread(gap[images]), "+") for gap in gaps]
             wins = [str(sum(point > 0 for point in gap[images])) for gap in gaps]
-            lines.append(f"| {other} | {images} | {' | '.join(points)} | {' and '.join(wins)} of "
+            lines.append(f"| {other} | {images} | {' | '.join(by)} | {' and '.join(wins)} of "
                          f"{len(gaps[0][images])} |")
     return "\n".join(lines)
 
 
-def both_orders(records: Sequence[dict], methods: Sequence[str]) -> dict[str, dict[str, tuple[float, ...]]]:
+def both_orders(records: Sequence[dict], methods: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """pair -> method -> mean per-task accuracy as written and with the second model first, over images and seeds."""
     pairs = list(dict.fromkeys(tuple(r["tasks"]) for r in records))
     made = {}
     for pair in (pair for n, pair in enumerate(pairs) if pair[::-1] in pairs[n + 1:]):
-        made[", ".join(pair)] = {method: tuple(
-            statistics.fmean(r["mean"] for r in records if tuple(r["tasks"]) == order and r["method"] == method)
-            for order in (pair, pair[::-1])) for method in methods}
+        made[", ".join(pair)] = {method: {name: statistics.fmean(
+            r["mean"] for r in records if tuple(r["tasks"]) == order and r["method"] == method)
+            for name, order in (("as written", pair), ("reversed", pair[::-1]))} for method in methods}
     return made
+
+
+def by_task(records: Sequence[dict], methods: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """task -> method -> number of merged models -> mean accuracy on that task: what later models make it forget."""
+    found: dict[str, dict] = {}
+    for record in sorted(records, key=lambda r: r["k"]):
+        for name, accuracy in record["per_task"].items():
+            found.setdefault(name, {}).setdefault(record["method"], {}).setdefault(record["k"], []).append(accuracy)
+    return {name: {method: {k: statistics.fmean(values) for k, values in rows[method].items()} for method in methods}
+            for name, rows in found.items()}
+
+
+def forgetting(found: dict[str, dict[str, dict[int, float]]]) -> str:
+    """What `by_task` gives, in Markdown."""
+    ks = sorted({k for rows in found.values() for line in rows.values() for k in line})
+    lines = ["| task | method | " + " | ".join(f"{k} models" for k in ks) + " |", "|---|---|" + "---:|" * len(ks)]
+    for name, rows in found.items():
+        lines += [f"| {name} | {method} | " + " | ".join(f"{line[k]:.1f}" if k in line else "" for k in ks) + " |"
+                  for method, line in rows.items()]
+    return "\n".join(lines)
 
 
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
@@ -87,11 +115,15 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\n{comparisons(records, 'FS-Merge', others)}\n"
         figures["images"] = plots.against(found, label, log=True)
         if pairs := both_orders(records, ("distillation", "FS-Merge, first", "FS-Merge")):
-            figures["orders"] = plots.orders(pairs)
+            figures["orders"] = plots.panels(pairs)
     elif name == "ablation":
         figures |= _ablation_figures(found)
     elif name in VARIED:
-        figures[by] = plots.against(found, label)
+        figures[by] = plots.against(found, label, log=by == "steps")
+    if name == "many":
+        tasks = by_task(records, ("FS-Merge", "FS-Merge, in sequence", "distillation, same time"))
+        text += f"\nAccuracy on each task after the merge of so many models:\n\n{forgetting(tasks)}\n"
+        figures["forgetting"] = plots.panels(tasks, label)
     for what, figure in figures.items():
         write_whole(Path(out) / f"{name}-{what}.png", plots.png(figure))
     write_whole(Path(out) / f"{name}.md", text.encode())
