@@ -7,7 +7,8 @@ b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
 
 and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i.
 """
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,65 +67,100 @@ class SuperLinear(nn.Module):
 
     def fold(self) -> tuple[Tensor, Tensor | None]:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
-        bias = None if self.bias0 is None else sum(
-            merge.left(b[..., None]) for merge, (_, b) in zip(self.merges, self.frozen())).squeeze(-1)
-        if self.unmerges is None:  # a patch embedding's weight is (o_i, C, P, P)
-            rows = sum(merge.left(weight.flatten(1)) for merge, (weight, _) in zip(self.merges, self.frozen()))
-            return rows.unflatten(1, self.weight0.shape[1:]), bias
-        if self.merges[0].S is not None:
-            return sum(merge.left(unmerge.right(weight)) for merge, unmerge, (weight, _)
-                       in zip(self.merges, self.unmerges, self.frozen())), bias
-        return self._fold_structured(), bias
+        if self.unmerges is not None and self.merges[0].S is None:
+            return _sum([_Term(merge, unmerge)(weight, bias) for merge, unmerge, (weight, bias)
+                         in zip(self.merges, self.unmerges, self.frozen())])
+        reads = [nn.Identity()] * self.k if self.unmerges is None else [unmerge.right for unmerge in self.unmerges]
+        weight = sum(merge.left(read(w.flatten(1))) for merge, read, (w, _) in zip(self.merges, reads, self.frozen()))
+        bias = None if self.bias0 is None else sum(merge(b) for merge, (_, b) in zip(self.merges, self.frozen()))
+        return weight.unflatten(1, self.weight0.shape[1:]) if self.unmerges is None else weight, bias
 
-    def _fold_structured(self) -> Tensor:
-        """The same from the parts of M = D + A B and U = E + F G: sum of D W E + (M W F) G + A (B W E).
 
-        The products of low rank stand side by side in one product of two thin matrices, so that nothing of the
-        size of W is made but W* itself, and what is frozen is only read.
-        """
-        tall, wide, diagonal = [], [], []
-        for (weight, _), merge, unmerge in zip(self.frozen(), self.merges, self.unmerges):
-            blocks = (merge.blocks, -1)
-            if unmerge.A is not None:
-                tall.append(merge.left(weight @ unmerge.A.squeeze(-3)).unflatten(-2, blocks))  # (blocks, o, r)
-                wide.append(unmerge.B.expand(*tall[-1].shape[:-2], -1, -1))                    # (blocks, r, d*)
-            if merge.A is not None and unmerge.D is not None:
-                read = (merge.B @ weight.unflatten(-2, blocks)).flatten(-3, -2)  # (blocks * r, d)
-                tall.append(merge.A)
-                wide.append(unmerge.scaled(read).unflatten(-2, blocks))
-            if merge.D is not None:
-                diagonal += _placed(weight, merge, unmerge)
-        product = (torch.cat(tall, -1) @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
-        return _AddScaled.apply(product, *diagonal) if diagonal else product
+# ---------------------------------------------------------------- the fold, from the parts of M and U
+
+class _Parts(NamedTuple):
+    """M W U = tall^T wide + D W E, and M b: what one original adds to a layer, or several of them together."""
+
+    tall: list[Tensor]   # (blocks, r, o*), transposed, as wide rows are faster
+    wide: list[Tensor]   # (blocks, r, d*)
+    scaled: list[Tensor]  # W (o*, d*), D (o*,), E (d*,), and on with the next original's
+    bias: Tensor | None  # (o*,)
+
+
+class _Term(nn.Module):
+    """What one original adds, from M = D + A B and U = E + F G: M W U = (M W F) G + A (B W E) + D W E.
+
+    Nothing of the size of W is made, and what is frozen is only read. F^T W^T and b^T are a few rows of features
+    that M takes along. All tensors may have further dimensions in front: layers and originals that are stacked.
+    """
+
+    def __init__(self, merge: Structured, unmerge: Structured):
+        super().__init__()
+        self.merge, self.unmerge = merge, unmerge
+
+    def forward(self, weight: Tensor, bias: Tensor | None) -> _Parts:
+        merge, unmerge, tall, wide = self.merge, self.unmerge, [], []
+        if bias is not None:
+            bias = bias[..., None, :]
+        if unmerge.A is not None:
+            rows = unmerge.A.squeeze(-3).mT @ weight.mT  # (r, blocks * o)
+            rows = merge(rows if bias is None else torch.cat([rows, bias], -2))
+            tall.append(rows[..., :unmerge.rank, :].unflatten(-1, (merge.blocks, -1)).movedim(-2, -3))
+            wide.append(unmerge.B.expand(*tall[0].shape[:-2], -1, -1))
+        elif bias is not None:
+            rows = merge(bias)
+        if merge.A is not None and unmerge.D is not None:
+            read = (merge.B @ weight.unflatten(-2, (merge.blocks, -1))).flatten(-3, -2)  # (blocks * r, d)
+            tall.append(merge.A.mT)
+            wide.append(unmerge.scaled(read).unflatten(-2, (merge.blocks, -1)))
+        scaled = [] if merge.D is None else self._placed(weight)
+        return _Parts(tall, wide, scaled, None if bias is None else rows[..., -1, :])
+
+    def _placed(self, weight: Tensor) -> list[Tensor]:
+        """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
+        merge, unmerge = self.merge, self.unmerge
+        weight = put(take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
+        weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
+        weight = put(take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
+        return [weight, put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
+                put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
+
+
+def _sum(terms: Sequence[_Parts]) -> tuple[Tensor, Tensor | None]:
+    """W* and b* of the originals: their products of low rank stand side by side in one product."""
+    tall, wide, scaled = ([part for term in terms for part in term[n]] for n in range(3))
+    product = (torch.cat(tall, -2).mT @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
+    weight = _AddScaled.apply(product, *scaled) if scaled else product
+    return weight, None if terms[0].bias is None else sum(term.bias for term in terms)
 
 
 def fold_alike(layers: Sequence[SuperLinear]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """`fold` of layers that are alike in everything but their numbers, stacked: a few large products for many small."""
-    tensors = [dict(layer.named_parameters()) | {name: buffer for name, buffer in layer.named_buffers()
-                                                 if name.startswith(("weight", "bias"))} for layer in layers]
-    stacked = {f"layer.{name}": torch.stack([each[name] for each in tensors]) for name in tensors[0]}
-    weights, biases = functional_call(_Folding(layers[0]), stacked, ())
+    """`fold` of layers that are alike in all but their numbers: originals of one shape, and the layers, are stacked.
+
+    A few large products in the place of many small ones. Not for `full` matrices.
+    """
+    first, alike = layers[0], {}
+    for i, (weight, _) in enumerate(first.frozen()):
+        alike.setdefault(weight.shape, []).append(i)
+    weights, biases = _sum([_stacked(layers, same) for same in alike.values()])
     return zip(weights, [None] * len(layers) if biases is None else biases)
 
 
-class _Folding(nn.Module):
-    """A layer whose call is its fold, for `functional_call`."""
+def _stacked(layers: Sequence[SuperLinear], same: Sequence[int]) -> _Parts:
+    """What these originals add to these layers, stacked: tensors (layers, ...)."""
+    def stack(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).unflatten(0, (len(layers), len(same)))  # (layers, originals, ...)
 
-    def __init__(self, layer: SuperLinear):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self) -> tuple[Tensor, Tensor | None]:
-        return self.layer.fold()
-
-
-def _placed(weight: Tensor, merge: Structured, unmerge: Structured) -> tuple[Tensor, Tensor, Tensor]:
-    """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
-    weight = put(take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
-    weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
-    weight = put(take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
-    return (weight, put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
-            put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features))
+    pairs = [(layer, i) for layer in layers for i in same]
+    term = _Term(layers[0].merges[same[0]], layers[0].unmerges[same[0]])
+    each = [dict(_Term(layer.merges[i], layer.unmerges[i]).named_parameters()) for layer, i in pairs]
+    state = {name: stack(one[name] for one in each) for name in each[0]}
+    weight = stack(getattr(layer, f"weight{i}") for layer, i in pairs)
+    bias = None if layers[0].bias0 is None else stack(getattr(layer, f"bias{i}") for layer, i in pairs)
+    tall, wide, scaled, bias = functional_call(term, state, (weight, bias))
+    side_by_side = ([part.movedim(1, 2).flatten(2, 3) for part in parts] for parts in (tall, wide))
+    scaled = [part for one in zip(*(part.unbind(1) for part in scaled)) for part in one]
+    return _Parts(*side_by_side, scaled, None if bias is None else bias.sum(1))
 
 
 class _AddScaled(torch.autograd.Function):
@@ -150,7 +186,8 @@ class _AddScaled(torch.autograd.Function):
         grads, both = [], None
         for weight, left, right in zip(ctx.saved_tensors[::3], ctx.saved_tensors[1::3], ctx.saved_tensors[2::3]):
             both = torch.mul(grad, weight, out=both)
-            grads += [None, (both @ right[..., None]).squeeze(-1), (left[..., None, :] @ both).squeeze(-2)]
+            grads += [None, *((both @ right, left @ both) if both.dim() == 2 else  # stacked, such products are slow
+                              ((both * right[:, None]).sum(-1), (both * left[..., None]).sum(-2)))]
         return grad if ctx.needs_input_grad[0] else None, *grads
 
 

@@ -3,7 +3,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
@@ -125,15 +124,7 @@ class Structured(nn.Module):
 
     def left(self, weight: Tensor) -> Tensor:
         """S W for a weight (..., blocks * in, n): what Merge does to a layer's output side. (..., blocks * out, n)."""
-        weight = weight.unflatten(-2, (self.blocks, self.in_features))
-        if self.S is not None:
-            return (self.S @ weight).flatten(-3, -2)
-        folded = 0
-        if self.A is not None:
-            folded = self.A @ (self.B @ weight)
-        if self.D is not None:
-            folded = folded + put(self.D[..., None] * take(weight, -2, self.cols), -2, self.rows, self.out_features)
-        return folded.flatten(-3, -2)
+        return self(weight.mT).mT
 
     def right(self, weight: Tensor) -> Tensor:
         """W S for a weight (..., n, out), one block: what Unmerge does to a layer's input side. Gives (..., n, in)."""
@@ -151,19 +142,19 @@ class Structured(nn.Module):
         return put(take(weight, -1, self.rows) * self.D, -1, self.cols, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """S x for features (..., blocks * in). Gives (..., blocks * out)."""
-        if self.blocks == 1:  # features as rows: (S x)^T = x^T S^T
-            return self._transposed(x, 0)
-        return torch.cat([self._transposed(part, b) for b, part in enumerate(x.chunk(self.blocks, -1))], -1)
+        """S x for features (..., blocks * in), as rows: (S x)^T = x^T S^T. Gives (..., blocks * out)."""
+        made = [self._block(part, b) for b, part in enumerate(x.chunk(self.blocks, -1))]
+        return made[0] if self.blocks == 1 else torch.cat(made, -1)
 
-    def _transposed(self, x: Tensor, block: int) -> Tensor:
+    def _block(self, x: Tensor, b: int) -> Tensor:
         if self.S is not None:
-            return F.linear(x, self.S[block])
+            return x @ self.S[..., b, :, :].mT
         y = 0
         if self.A is not None:
-            y = F.linear(F.linear(x, self.B[block]), self.A[block])
+            y = x @ self.B[..., b, :, :].mT @ self.A[..., b, :, :].mT
         if self.D is not None:
-            y = y + put(take(x, -1, self.cols) * self.D[block], -1, self.rows, self.out_features)
+            d = self.D[b] if self.D.dim() == 2 else self.D[..., b, None, :]  # of one matrix, or of several, stacked
+            y = y + put(take(x, -1, self.cols) * d, -1, self.rows, self.out_features)
         return y
 
     def dense(self) -> Tensor:

@@ -197,7 +197,7 @@ class SuperNet(nn.Module):
         for wire in self.wiring.wires:
             sizes = [self.plain.get_submodule(wire.layer).weight.shape]
             sizes += [weight.shape for weight, _ in self.body.get_submodule(wire.layer).frozen()]
-            small = wire.reads and max(size.numel() for size in sizes) <= STACKED
+            small = wire.reads and self.structure != "full" and max(size.numel() for size in sizes) <= STACKED
             groups.setdefault((wire.reads, wire.writes, *sizes) if small else (wire.layer,), []).append(wire.layer)
         return groups.values()
 
