@@ -135,13 +135,13 @@ def _sum(terms: Sequence[_Parts]) -> tuple[Tensor, Tensor | None]:
 
 
 def fold_alike(layers: Sequence[SuperLinear]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """`fold` of layers that are alike in all but their numbers: originals of one shape, and the layers, are stacked.
+    """`fold` of layers that are alike in all but their numbers: originals of one kind, and the layers, are stacked.
 
     A few large products in the place of many small ones. Not for `full` matrices.
     """
-    first, alike = layers[0], {}
-    for i, (weight, _) in enumerate(first.frozen()):
-        alike.setdefault(weight.shape, []).append(i)
+    alike: dict[tuple, list[int]] = {}
+    for i, pair in enumerate(zip(layers[0].merges, layers[0].unmerges)):
+        alike.setdefault(tuple(matrix.kind for matrix in pair), []).append(i)
     weights, biases = _sum([_stacked(layers, same) for same in alike.values()])
     return zip(weights, [None] * len(layers) if biases is None else biases)
 

@@ -57,6 +57,8 @@ class Structured(nn.Module):
         n = torch.arange(width)
         rows, cols, self.scale, self.centred = place or Place(n, n)
         square = out_features == in_features and torch.equal(rows, n) and torch.equal(cols, n)
+        index = None if square else (tuple(rows.tolist()), tuple(cols.tolist()))
+        self.kind = (out_features, in_features, blocks, structure, self.rank, index)  # alike: can be stacked
         self.register_buffer("rows", None if square else rows, persistent=False)  # None: D needs no index
         self.register_buffer("cols", None if square else cols, persistent=False)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_for_tests import VIT_OPTIONS, mlps, pictures, randomised, vits
+from models_for_tests import VIT_OPTIONS, mixed, mlps, pictures, randomised, vits
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -107,6 +107,13 @@ def test_explicit_equals_folded_vit(structure, init, k, equal, options, rank, st
             assert grads_explicit[name] is None, name
         else:
             torch.testing.assert_close(grad, grads_explicit[name], rtol=1e-8, atol=1e-9, msg=name)
+
+
+def test_originals_of_one_width_and_other_heads_are_not_stacked():
+    net = fsm.SuperNet(mixed((8, 2, 2), (8, 4, 2), (8, 2, 2)), rank=2, init="random", into=mixed((12, 2, 2))[0])
+    (folded, grads), (explicit, grads_explicit) = both_ways(net, pictures())
+    torch.testing.assert_close(folded, explicit)
+    torch.testing.assert_close(grads, grads_explicit)
 
 
 @settings(max_examples=40)
