@@ -24,6 +24,7 @@ from .wiring import inputs_of
 
 BATCH = 64
 LR_DISTILL, LR_FIRST, LR_SUBSPACES, QUIET = 2e-3, 4e-3, 2e-3, 0.2
+LR_ALL, LR_HINTS = 1e-3, 4e-3  # for comparison: all weights from the subspaces' start, distillation with inner features
 DEPTHS = (1, 2, 3)  # of the inner features
 
 
@@ -202,6 +203,7 @@ def lowdata(small: bool = False) -> Experiment:
         "FS-Merge, first": fs_merge(LR_FIRST, "first", quiet=0.0, depths=()),
         "FS-Merge": fs_merge(),
         "distillation, same time": distillation(as_long_as="FS-Merge"),
+        "distillation, inner, quiet": all_weights(LR_HINTS, "first", quiet=QUIET, depths=DEPTHS),
     }
     return Experiment([SMALL] if small else cells, methods)
 
@@ -225,12 +227,13 @@ def sweep(small: bool = False) -> Experiment:
 
 def ablation(small: bool = False) -> Experiment:
     """Each idea on its own, one change at a time from the main setting, or from the paper's `first`."""
-    cells = [Cell(tasks, images, seed) for seed in range(3)
+    cells = [Cell(tasks, images, seed) for seed in range(2)
              for tasks, images in ((("letters", "digits"), 16), (("shapes", "textures"), 100))]
     paper = {"lr": LR_FIRST, "start": "first", "quiet": 0.0}
     methods = {
         "first (paper)": fs_merge(**paper, depths=()),
         "first, inner": fs_merge(**paper),
+        "first, inner, quiet": fs_merge(LR_FIRST, "first"),
         "first, local": fs_merge(**paper, local=60, globally=False),
         "first, local then global": fs_merge(**paper, local=60, depths=()),
         "subspaces, untrained": fs_merge(globally=False),
@@ -243,10 +246,11 @@ def ablation(small: bool = False) -> Experiment:
         "FS-Merge, diagonal": fs_merge(structure="diagonal"),
         "FS-Merge, rank 4": fs_merge(rank=4),
         "FS-Merge, rank 32": fs_merge(rank=32),
-        "subspaces, inner, quiet, all weights": all_weights(1e-3, quiet=QUIET, depths=DEPTHS),
+        "subspaces, inner, quiet, all weights": all_weights(LR_ALL, quiet=QUIET, depths=DEPTHS),
         "distillation": distillation(),
         "distillation from average": distillation(start="average"),
-        "distillation, inner (hints)": all_weights(LR_DISTILL, "first", depths=DEPTHS),
+        "distillation, inner (hints)": all_weights(LR_HINTS, "first", depths=DEPTHS),
+        "distillation, inner, quiet": all_weights(LR_HINTS, "first", quiet=QUIET, depths=DEPTHS),
     }
     return Experiment([SMALL] if small else cells, methods)
 
@@ -273,7 +277,7 @@ def longer(small: bool = False) -> Experiment:
         "FS-Merge": fs_merge(),
         "FS-Merge, rank 32": fs_merge(rank=32),
         "FS-Merge, quiet 1": fs_merge(quiet=1.0),
-        "all weights from the same start": all_weights(1e-3, quiet=QUIET, depths=DEPTHS),
+        "all weights from the same start": all_weights(LR_ALL, quiet=QUIET, depths=DEPTHS),
     }
     return Experiment([replace(SMALL, tasks=FOUR)] if small else cells, methods)
 

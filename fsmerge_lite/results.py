@@ -111,7 +111,7 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     found, figures = summary(records, by), {}
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(found, by)}\n"
     if name == "lowdata":
-        others = ("distillation", "distillation, same time", "FS-Merge, first", "average")
+        others = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
         text += f"\n{comparisons(records, 'FS-Merge', others)}\n"
         figures["images"] = plots.against(found, label, log=True)
         if pairs := both_orders(records, ("distillation", "FS-Merge, first", "FS-Merge")):
