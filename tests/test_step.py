@@ -1,0 +1,57 @@
+"""benchmarks/step.py: what it counts, and ratios by hand."""
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "step.py"
+
+
+@pytest.fixture(scope="module")
+def step():
+    spec = importlib.util.spec_from_file_location("step", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record(step, **more) -> dict:
+    return step.asdict(step.Setting("B")) | {
+        "memory_mb": {"distillation": 100, "folded": 80, "explicit": 250},
+        "operations": {"distillation": 1000, "folded": 1200, "explicit": 2000},
+        "seconds": {"distillation": [1.0, 2.0, 4.0], "folded": [1.5, 2.2, 6.0], "explicit": [3.0, 2.2, 12.0]},
+        "latency": {"merged": [1.0, 3.0], "original": [1.0, 2.0]}} | more
+
+
+def test_ratios_are_taken_round_by_round(step):
+    times = record(step)["seconds"]
+    assert step.ratios(times, "folded", "distillation") == pytest.approx([1.1, 1.5, 1.5])
+    row = step.table([record(step)]).splitlines()[-1]
+    assert row == ("| B | 2 | 12 | 8 | 224 | fp32 | 2 | 1.50 (1.10 to 1.50) | 1.20 | 3.00 (1.10 to 3.00) "
+                   "| 2.00 (1.00 to 2.00) | 0.80 | 2.50 | 1.25 (1.00 to 1.50) |")
+
+
+def test_what_is_written_can_be_read_and_drawn(step, tmp_path):
+    records = [record(step, k=k) for k in (2, 4)]
+    assert step.table(records) in step.write(records, tmp_path)
+    assert json.loads((tmp_path / "step.json").read_text()) == records
+    assert (tmp_path / "step.png").stat().st_size > 1000
+
+
+def test_the_cost_of_the_fold_grows_with_k_and_not_with_the_images(step):
+    small = step.Setting("tiny", batch=4, pixels=16)
+    found = {(k, batch): step.measure(replace(small, k=k, batch=batch), 1, 1)["operations"]
+             for k, batch in ((2, 4), (4, 4), (2, 8))}
+    fold = {at: operations["folded"] - operations["distillation"] for at, operations in found.items()}
+    assert fold[2, 8] == pytest.approx(fold[2, 4], rel=0.02)  # but for the output matrices
+    assert fold[4, 4] == pytest.approx(2 * fold[2, 4], rel=0.02)
+    assert found[2, 8]["distillation"] == 2 * found[2, 4]["distillation"]
+    explicit = found[4, 4]["explicit"] - 2 * found[2, 4]["explicit"]  # attention runs once, whatever k
+    assert abs(explicit) < 0.2 * found[4, 4]["explicit"]
+
+
+def test_committed_table_is_what_the_committed_records_say(step):
+    results = FILE.parent / "results"
+    assert step.table(json.loads((results / "step.json").read_text())) in (results / "step.md").read_text()
