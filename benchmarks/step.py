@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,11 +57,8 @@ def settings(model: str, device: str) -> list[Setting]:
     """What is varied for one ViT: k, rank, tokens, images a step and, on a GPU, precision."""
     batch, pixels = (64, 32) if model == "tiny" else (32 if device == "cuda" else 8, 224)
     base = Setting(model, batch=batch, pixels=pixels, device=device)
-    made = [base, Setting(**asdict(base) | {"k": 4}), Setting(**asdict(base) | {"k": 8}),
-            Setting(**asdict(base) | {"rank": 32}), Setting(**asdict(base) | {"pixels": pixels // 2})]
-    if device == "cpu":
-        return made
-    return [Setting(**asdict(s) | {"precision": p}) for s in made for p in ("fp32", "tf32", "bf16")]
+    made = [base, replace(base, k=4), replace(base, k=8), replace(base, rank=32), replace(base, pixels=pixels // 2)]
+    return [replace(s, precision=p) for s in made for p in (("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"))]
 
 
 def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callable[[int], fsm.History]:
@@ -161,6 +158,7 @@ def ratios(times: dict[str, list[float]], of: str, to: str) -> list[float]:
 
 
 def table(records: list[dict]) -> str:
+    """A row a setting, in Markdown: ratios as median and range over rounds."""
     lines = ["| ViT | k | rank | images | pixels | | distillation, s | folded | by operations | explicit "
              "| explicit / folded | memory: folded | explicit | latency |", "|---|" + "---:|" * 13]
     for r in records:

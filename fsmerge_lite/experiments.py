@@ -104,10 +104,11 @@ def align_regmean(originals: Sequence[Original], images: Calibration) -> Merged:
     return regmean(ordered, images)
 
 
-def distillation(lr: float = LR_DISTILL, start: str = "first", as_long_as: str | None = None) -> Method:
-    """Distillation for the cell's steps, or for as many as fit into the seconds that another method took."""
+def distillation(lr: float = LR_DISTILL, start: str = "first", as_long_as: str | None = None, times: float = 1
+                 ) -> Method:
+    """Distillation for so many times the cell's steps, or for as many as fit into the seconds another method took."""
     def method(originals, images, cell, seconds):
-        longer = seconds[as_long_as] / seconds["distillation"] if as_long_as else 1
+        longer = seconds[as_long_as] / seconds["distillation"] if as_long_as else times
         steps = max(cell.steps, round(cell.steps * longer))
         student = distill(originals, images, steps, lr, BATCH, start=start, seed=cell.seed)
         return Outcome(student, _count(student.backbone.parameters()), steps)
@@ -274,6 +275,7 @@ def longer(small: bool = False) -> Experiment:
     cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
     methods = {
         "distillation": distillation(),
+        "distillation, three times the steps": distillation(times=3),  # about the wall time of FS-Merge
         "FS-Merge": fs_merge(),
         "FS-Merge, rank 32": fs_merge(rank=32),
         "FS-Merge, quiet 1": fs_merge(quiet=1.0),

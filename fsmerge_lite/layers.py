@@ -172,7 +172,7 @@ class _AddScaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, product: Tensor | None, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(*parts)
-        total, scaled = None, None  # W E in one place for all originals: fresh memory costs more than the product
+        total, scaled = None, None  # W E of every original in the same place: one temporary, not k
         for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
             scaled, left = torch.mul(weight, right[..., None, :], out=scaled), left[..., None]
             if total is None:

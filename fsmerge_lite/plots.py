@@ -88,7 +88,7 @@ def against(found: Mapping, label: str, chance: float | None = None, log: bool =
     """Per-task and joint accuracy of each method against a number, with standard deviations over cells.
 
     Args:
-        found: method -> value -> {"mean": (mean, deviation), "joint": (mean, deviation)}, from `bench.summary`.
+        found: method -> value -> {"mean": (mean, deviation), "joint": (mean, deviation)}, from `results.summary`.
         label: of the horizontal axis.
         chance: a dotted line, in percent.
         log: whether that axis is logarithmic.

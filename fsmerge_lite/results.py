@@ -105,6 +105,18 @@ def forgetting(found: dict[str, dict[str, dict[int, float]]]) -> str:
     return "\n".join(lines)
 
 
+def costs(found: dict[str, dict], by: str) -> str:
+    """What a summary's methods took, in Markdown: numbers trained, training steps and mean seconds."""
+    values = sorted({value for rows in found.values() for value in rows})
+    lines = ["| method | " + " | ".join(f"{by} {v}: trained | steps | s" for v in values) + " |",
+             "|---|" + "---:|" * (3 * len(values))]
+    for method, rows in found.items():
+        cells = [f"{rows[v][c][0]:,.0f}" if v in rows else "" for v in values for c in ("trained", "training_steps",
+                                                                                     "seconds")]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     """Write `out`/NAME.md and the figures `out`/NAME-*.png of a benchmark's records; gives the text."""
     by, label = VARIED.get(name, ("images", "real images a task"))
@@ -123,6 +135,7 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     if name == "many":
         tasks = by_task(records, ("FS-Merge", "FS-Merge, in sequence", "distillation, same time"))
         text += f"\nAccuracy on each task after the merge of so many models:\n\n{forgetting(tasks)}\n"
+        text += f"\nWhat it took:\n\n{costs(found, by)}\n"
         figures["forgetting"] = plots.panels(tasks, label)
     for what, figure in figures.items():
         write_whole(Path(out) / f"{name}-{what}.png", plots.png(figure))

@@ -192,7 +192,7 @@ class SuperNet(nn.Module):
         return made
 
     def _alike(self) -> Iterable[list[str]]:
-        """The layers, those of one kind and shape together if they are small: large ones gain nothing by stacking."""
+        """The layers, those of one kind and shape together if they are small: stacking copies the frozen weights."""
         groups: dict[tuple, list[str]] = {}
         for wire in self.wiring.wires:
             sizes = [self.plain.get_submodule(wire.layer).weight.shape]

@@ -54,6 +54,12 @@ def test_forgetting_is_told_by_task_and_number_of_models():
     assert "| c | m |  | 50.0 |" in results.forgetting(found)
 
 
+def test_costs_are_told_by_number():
+    records = [record("m", 0, 0, k=3, seconds=seconds, trained=1200) for seconds in (2.0, 4.0)]
+    text = results.costs(results.summary(records, "k"), "k")
+    assert text.splitlines()[0] == "| method | k 3: trained | steps | s |" and "| m | 1,200 | 5 | 3 |" in text
+
+
 def test_names_with_a_number_are_one_method():
     records = [record("m @ 64", 1, 2, width=64), record("m @ 96", 3, 4, width=96)]
     assert {w: row["mean"][0] for w, row in results.summary(records, "width")["m"].items()} == {64: 1, 96: 3}
@@ -147,6 +153,7 @@ def test_distillation_may_take_as_long_as_another_method():
     method = experiments.distillation(as_long_as="other")
     assert method(originals, images, SMALL, {"distillation": 2.0, "other": 5.0}).steps == 8  # 3 * 5 / 2, rounded
     assert method(originals, images, SMALL, {"distillation": 2.0, "other": 1.0}).steps == 3  # never fewer
+    assert experiments.distillation(times=3)(originals, images, SMALL, {}).steps == 9
 
 
 def test_bad_input_is_refused(tmp_path):
