@@ -1,8 +1,8 @@
 """Time, peak memory and operations of one training step: python benchmarks/step.py [--models tiny S B] [--out FOLDER].
 
-Distillation of one ViT, the SuperNet folded and the SuperNet explicit, alternating in one process; everything is told
-as a ratio to distillation, as median and range over rounds. Writes step.json after each setting (a killed run resumes),
-step.md and step.png.
+Distillation of one ViT and the SuperNet, folded (W* kept for the backward, or made again there) and explicit,
+alternating in one process; everything is told as a ratio to distillation, as median and range over rounds. Writes
+step.json after each setting (a killed run resumes), step.md and step.png.
 """
 import argparse
 import copy
@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from fsmerge_lite.training import reconstruction
 VITS = {"tiny": {"dim": 96, "depth": 4, "num_heads": 4, "patch_size": 8, "img_size": 32},
         "S": {"dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "img_size": 224},
         "B": {"dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "img_size": 224}}
-KINDS = ("distillation", "folded", "explicit")
+KINDS = ("distillation", "folded", "made again", "explicit")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Setting:
 
 
 def settings(model: str, device: str) -> list[Setting]:
-    """What is varied for one ViT: k, rank, tokens, images a step and, on a GPU, precision."""
+    """What is varied for one ViT: k, images a step, rank, tokens and, on a GPU, precision."""
     batch, pixels = (64, 32) if model == "tiny" else (32 if device == "cuda" else 8, 224)
     base = Setting(model, batch=batch, pixels=pixels, device=device)
-    made = [base, replace(base, k=4), replace(base, k=8), replace(base, rank=32), replace(base, pixels=pixels // 2)]
+    made = [base, replace(base, k=4), replace(base, k=8), replace(base, k=8, batch=batch // 2), replace(base, rank=32),
+            replace(base, pixels=pixels // 2)]
     return [replace(s, precision=p) for s in made for p in (("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"))]
 
 
@@ -74,6 +76,7 @@ def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callabl
         loss = reconstruction(lambda x: [student(x)] * setting.k, images, targets, setting.batch, 0, like)
     else:
         net = fsm.SuperNet(originals, setting.rank)
+        net.set_grad_checkpointing(kind == "made again")
         parameters = [p for p in net.parameters() if p.requires_grad]
         loss = reconstruction(lambda x: net(x, explicit=kind == "explicit"), images, targets, setting.batch, 0, like)
     precision = "bf16" if setting.precision == "bf16" else "fp32"
@@ -93,6 +96,13 @@ def memory_and_operations(kind: str, setting: Setting) -> tuple[float, float]:
         steps_of(kind, setting, setting.vits(1 if kind == "distillation" else setting.k))(2)
     peak = torch.cuda.max_memory_allocated() / 2 ** 20 if setting.device == "cuda" else _status("VmHWM")
     return peak - start, counter.get_total_flops() / 2
+
+
+def fits_explicitly(setting: Setting, distillation: float) -> bool:
+    """Whether the explicit run, about k times 1.3 of distillation's MB by what was measured, fits into the machine."""
+    there = (torch.cuda.get_device_properties(0).total_memory if setting.device == "cuda"
+             else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return not setting.k * 1.3 * distillation > there / 2 ** 20
 
 
 def _reset_memory(device: str) -> float:
@@ -140,9 +150,12 @@ def latencies(models: dict[str, nn.Module], setting: Setting, rounds: int) -> di
 def measure(setting: Setting, rounds: int, steps: int) -> dict:
     """All of it for one setting."""
     torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
-    found = {kind: memory_and_operations(kind, setting) for kind in KINDS}
+    found = {kind: memory_and_operations(kind, setting) for kind in KINDS[:-1]
+             if kind != "made again" or setting.model != "tiny"}  # which has no large layer
+    if fits_explicitly(setting, found["distillation"][0]):
+        found["explicit"] = memory_and_operations("explicit", setting)
     originals = setting.vits(setting.k)
-    runs = {kind: steps_of(kind, setting, originals) for kind in KINDS}
+    runs = {kind: steps_of(kind, setting, originals) for kind in found}
     times = step_times(runs, rounds, steps)
     folded = fsm.SuperNet(originals, setting.rank).fold().backbone
     return asdict(setting) | {"memory_mb": {kind: memory for kind, (memory, _) in found.items()},
@@ -157,37 +170,63 @@ def ratios(times: dict[str, list[float]], of: str, to: str) -> list[float]:
     return sorted(a / b for a, b in zip(times[of], times[to]))
 
 
+def told(record: dict, of: str, to: str) -> str:
+    """The median of a ratio and its range over rounds; a dash where one of the two did not run."""
+    times = record["seconds"] | record["latency"]
+    if of not in times:
+        return "–"
+    found = ratios(times, of, to)
+    return f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
+
+
 def table(records: list[dict]) -> str:
-    """A row a setting, in Markdown: ratios as median and range over rounds."""
-    lines = ["| ViT | k | rank | images | pixels | | distillation, s | folded | by operations | explicit "
-             "| explicit / folded | memory: folded | explicit | latency |", "|---|" + "---:|" * 13]
-    for r in records:
-        told = [f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})" for found in (
-            ratios(r["seconds"], "folded", "distillation"), ratios(r["seconds"], "explicit", "distillation"),
-            ratios(r["seconds"], "explicit", "folded"), ratios(r["latency"], "merged", "original"))]
+    """A row a setting, in Markdown."""
+    columns = ("ViT", "k", "rank", "images", "pixels", "", "distillation, s", "folded", "by operations",
+               "W* made again", "explicit", "explicit / folded", "memory: folded", "made again", "explicit", "latency")
+    lines = [f"| {' | '.join(columns)} |", "|---|" + 15 * "---:|"]
+    for r in sorted(records, key=lambda r: list(VITS).index(r["model"])):
         operations = r["operations"]["folded"] / r["operations"]["distillation"]
-        memory = [f"{r['memory_mb'][kind] / r['memory_mb']['distillation']:.2f}" for kind in KINDS[1:]]
+        memory = [f"{r['memory_mb'][kind] / r['memory_mb']['distillation']:.2f}" if kind in r["memory_mb"] else "–"
+                  for kind in KINDS[1:]]
         lines.append(f"| {r['model']} | {r['k']} | {r['rank']} | {r['batch']} | {r['pixels']} | {r['precision']} | "
-                     f"{statistics.median(r['seconds']['distillation']):.3g} | {told[0]} | {operations:.2f} | "
-                     f"{told[1]} | {told[2]} | {' | '.join(memory)} | {told[3]} |")
+                     f"{statistics.median(r['seconds']['distillation']):.3g} | {told(r, 'folded', 'distillation')} | "
+                     f"{operations:.2f} | {told(r, 'made again', 'distillation')} | "
+                     f"{told(r, 'explicit', 'distillation')} | {told(r, 'explicit', 'folded')} | "
+                     f"{' | '.join(memory)} | {told(r, 'merged', 'original')} |")
     return "\n".join(lines)
+
+
+def growth(records: list[dict]) -> str:
+    """What more originals, a higher rank and fewer tokens do to the ratio, beside the count of operations."""
+    lines = []
+    for model, device, precision in dict.fromkeys((r["model"], r["device"], r["precision"]) for r in records):
+        base, found = replace(settings(model, device)[0], precision=precision), {}
+        half = base.pixels // 2
+        for name, setting in (("k = 2", base), ("k = 4", replace(base, k=4)), ("k = 8", replace(base, k=8)),
+                              ("rank 32", replace(base, rank=32)), (f"{half} pixels", replace(base, pixels=half))):
+            for r in (r for r in records if r.items() >= asdict(setting).items()):
+                operations = r["operations"]["folded"] / r["operations"]["distillation"]
+                found[name] = f"{name}: {told(r, 'folded', 'distillation').split()[0]} ({operations:.2f})"
+        lines.append(f"- ViT-{model}, {device} {precision}: {', '.join(found.values())}")
+    return "\n".join(["How the cost of a folded step grows (in brackets: by the count of operations):", "", *lines])
 
 
 def write(records: list[dict], out: Path) -> str:
     """The JSON, the table and the figure."""
     write_whole(out / "step.json", (json.dumps(records, indent=0) + "\n").encode())
     text = (f"`python benchmarks/step.py`: one training step, as a multiple of a distillation step (median and range "
-            f"over rounds).\n\n{table(records)}\n")
+            f"over rounds).\n\n{table(records)}\n\n{growth(records)}\n")
     write_whole(out / "step.md", text.encode())
     found: dict[str, dict] = {}
     for r in records:
         base = settings(r["model"], r["device"])[0]
         if (r["rank"], r["pixels"], r["batch"]) == (base.rank, base.pixels, base.batch):
             lines = found.setdefault(f"ViT-{r['model']}, {r['device']} {r['precision']}", {})
-            for name, value in (("explicit", statistics.median(ratios(r["seconds"], "explicit", "distillation"))),
-                                ("folded", statistics.median(ratios(r["seconds"], "folded", "distillation"))),
-                                ("folded, by operations", r["operations"]["folded"] / r["operations"]["distillation"])):
-                lines.setdefault(name, {})[r["k"]] = value
+            for name in (kind for kind in KINDS[:0:-1] if kind in r["seconds"]):
+                told_as = "folded, W* made again" if name == "made again" else name
+                lines.setdefault(told_as, {})[r["k"]] = statistics.median(ratios(r["seconds"], name, "distillation"))
+            operations = r["operations"]["folded"] / r["operations"]["distillation"]
+            lines.setdefault("folded, by operations", {})[r["k"]] = operations
     write_whole(out / "step.png", plots.png(plots.growth(found)))
     return text
 

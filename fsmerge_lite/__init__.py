@@ -5,7 +5,7 @@ Models of different initializations and tasks in, one model of the size of one o
 from .baselines import align, alone, average, distill, ensemble, regmean, slerp
 from .evaluation import Path, Scores, Table, evaluate, path
 from .fitting import History
-from .layers import SuperConv2d, SuperLinear, SuperToken
+from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .machine import doctor
 from .matrices import Merge, Unmerge
 from .models import MLP, Ensemble, Merged, Original, build, describe, load_merged, load_original, vit
@@ -29,7 +29,7 @@ __all__ = [
     "SuperConv2d",
     "SuperLinear",
     "SuperNet",
-    "SuperToken",
+    "SuperTokens",
     "Table",
     "Task",
     "Unmerge",

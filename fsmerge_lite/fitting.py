@@ -85,9 +85,9 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
     for step in bar:
+        optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
         with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
             value = loss(step)
-        optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         history.lr.append(schedule.get_last_lr()[0])

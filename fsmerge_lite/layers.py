@@ -1,4 +1,4 @@
-"""The layers that hold k originals between Merge and Unmerge, and what they fold to.
+"""The layers that hold k originals between Merge and Unmerge.
 
 Column convention of `nn.Linear.weight`, (out, in). For original i of k, with frozen W_i (o_i, d_i) and
 b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
@@ -7,15 +7,14 @@ b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
 
 and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i.
 """
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
-from .matrices import Structured, put, take
+from .folding import Term, total
 
 
 class SuperLinear(nn.Module):
@@ -29,6 +28,8 @@ class SuperLinear(nn.Module):
 
     # Gives W* and b* for the forward: `fold`, or what was folded already. None: run explicitly.
     as_one: Callable[[], tuple[Tensor, Tensor | None]] | None = None
+    # Whether W*, where it is folded in the forward, is made again for the backward rather than kept.
+    grad_checkpointing = False
 
     def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None):
         super().__init__()
@@ -58,7 +59,11 @@ class SuperLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer, explicitly as the paper draws it or as the one layer it folds to. x (..., d*), gives (..., o*)."""
-        return F.linear(x, *self.as_one()) if self.as_one else self.merged(self.unmerged(x))
+        if self.as_one is None:
+            return self.merged(self.unmerged(x))
+        if self.grad_checkpointing and self.as_one == self.fold:
+            return checkpoint(lambda x: F.linear(x, *self.fold()), x, use_reentrant=False, preserve_rng_state=False)
+        return F.linear(x, *self.as_one())
 
     def merged(self, inputs: Sequence[Tensor]) -> Tensor:
         """sum_i M_i (W_i u_i + b_i) for what the k frozen layers read, u_i (..., d_i). Gives (..., o*)."""
@@ -68,127 +73,16 @@ class SuperLinear(nn.Module):
     def fold(self) -> tuple[Tensor, Tensor | None]:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
         if self.unmerges is not None and self.merges[0].S is None:
-            return _sum([_Term(merge, unmerge)(weight, bias) for merge, unmerge, (weight, bias)
-                         in zip(self.merges, self.unmerges, self.frozen())])
-        reads = [nn.Identity()] * self.k if self.unmerges is None else [unmerge.right for unmerge in self.unmerges]
-        weight = sum(merge.left(read(w.flatten(1))) for merge, read, (w, _) in zip(self.merges, reads, self.frozen()))
-        bias = None if self.bias0 is None else sum(merge(b) for merge, (_, b) in zip(self.merges, self.frozen()))
+            return total([Term(merge, unmerge)(weight, bias) for merge, unmerge, (weight, bias)
+                          in zip(self.merges, self.unmerges, self.frozen())])
+        weights, biases = zip(*self.frozen())
+        read = [w.flatten(1) if self.unmerges is None else unmerge.right(w)
+                for w, unmerge in zip(weights, self.unmerges or weights)]
+        if biases[0] is not None:  # the bias as one more column that M takes along
+            read = [torch.cat([w, b[:, None]], 1) for w, b in zip(read, biases)]
+        folded = sum(merge.left(w) for merge, w in zip(self.merges, read))
+        weight, bias = (folded, None) if biases[0] is None else (folded[:, :-1], folded[:, -1])
         return weight.unflatten(1, self.weight0.shape[1:]) if self.unmerges is None else weight, bias
-
-
-# ---------------------------------------------------------------- the fold, from the parts of M and U
-
-class _Parts(NamedTuple):
-    """M W U = tall^T wide + D W E, and M b: what one original adds to a layer, or several of them together."""
-
-    tall: list[Tensor]   # (blocks, r, o*), transposed, as wide rows are faster
-    wide: list[Tensor]   # (blocks, r, d*)
-    scaled: list[Tensor]  # W (o*, d*), D (o*,), E (d*,), and on with the next original's
-    bias: Tensor | None  # (o*,)
-
-
-class _Term(nn.Module):
-    """What one original adds, from M = D + A B and U = E + F G: M W U = (M W F) G + A (B W E) + D W E.
-
-    Nothing of the size of W is made, and what is frozen is only read. F^T W^T and b^T are a few rows of features
-    that M takes along. All tensors may have further dimensions in front: layers and originals that are stacked.
-    """
-
-    def __init__(self, merge: Structured, unmerge: Structured):
-        super().__init__()
-        self.merge, self.unmerge = merge, unmerge
-
-    def forward(self, weight: Tensor, bias: Tensor | None) -> _Parts:
-        merge, unmerge, tall, wide = self.merge, self.unmerge, [], []
-        if bias is not None:
-            bias = bias[..., None, :]
-        if unmerge.A is not None:
-            rows = unmerge.A.squeeze(-3).mT @ weight.mT  # (r, blocks * o)
-            rows = merge(rows if bias is None else torch.cat([rows, bias], -2))
-            tall.append(rows[..., :unmerge.rank, :].unflatten(-1, (merge.blocks, -1)).movedim(-2, -3))
-            wide.append(unmerge.B.expand(*tall[0].shape[:-2], -1, -1))
-        elif bias is not None:
-            rows = merge(bias)
-        if merge.A is not None and unmerge.D is not None:
-            read = (merge.B @ weight.unflatten(-2, (merge.blocks, -1))).flatten(-3, -2)  # (blocks * r, d)
-            tall.append(merge.A.mT)
-            wide.append(unmerge.scaled(read).unflatten(-2, (merge.blocks, -1)))
-        scaled = [] if merge.D is None else self._placed(weight)
-        return _Parts(tall, wide, scaled, None if bias is None else rows[..., -1, :])
-
-    def _placed(self, weight: Tensor) -> list[Tensor]:
-        """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
-        merge, unmerge = self.merge, self.unmerge
-        weight = put(take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
-        weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
-        weight = put(take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
-        return [weight, put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
-                put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
-
-
-def _sum(terms: Sequence[_Parts]) -> tuple[Tensor, Tensor | None]:
-    """W* and b* of the originals: their products of low rank stand side by side in one product."""
-    tall, wide, scaled = ([part for term in terms for part in term[n]] for n in range(3))
-    product = (torch.cat(tall, -2).mT @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
-    weight = _AddScaled.apply(product, *scaled) if scaled else product
-    return weight, None if terms[0].bias is None else sum(term.bias for term in terms)
-
-
-def fold_alike(layers: Sequence[SuperLinear]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """`fold` of layers that are alike in all but their numbers: originals of one kind, and the layers, are stacked.
-
-    A few large products in the place of many small ones. Not for `full` matrices.
-    """
-    alike: dict[tuple, list[int]] = {}
-    for i, pair in enumerate(zip(layers[0].merges, layers[0].unmerges)):
-        alike.setdefault(tuple(matrix.kind for matrix in pair), []).append(i)
-    weights, biases = _sum([_stacked(layers, same) for same in alike.values()])
-    return zip(weights, [None] * len(layers) if biases is None else biases)
-
-
-def _stacked(layers: Sequence[SuperLinear], same: Sequence[int]) -> _Parts:
-    """What these originals add to these layers, stacked: tensors (layers, ...)."""
-    def stack(tensors: Iterable[Tensor]) -> Tensor:
-        return torch.stack(list(tensors)).unflatten(0, (len(layers), len(same)))  # (layers, originals, ...)
-
-    pairs = [(layer, i) for layer in layers for i in same]
-    term = _Term(layers[0].merges[same[0]], layers[0].unmerges[same[0]])
-    each = [dict(_Term(layer.merges[i], layer.unmerges[i]).named_parameters()) for layer, i in pairs]
-    state = {name: stack(one[name] for one in each) for name in each[0]}
-    weight = stack(getattr(layer, f"weight{i}") for layer, i in pairs)
-    bias = None if layers[0].bias0 is None else stack(getattr(layer, f"bias{i}") for layer, i in pairs)
-    tall, wide, scaled, bias = functional_call(term, state, (weight, bias))
-    side_by_side = ([part.movedim(1, 2).flatten(2, 3) for part in parts] for parts in (tall, wide))
-    scaled = [part for one in zip(*(part.unbind(1) for part in scaled)) for part in one]
-    return _Parts(*side_by_side, scaled, None if bias is None else bias.sum(1))
-
-
-class _AddScaled(torch.autograd.Function):
-    """P + sum_i D_i W_i E_i for frozen W_i and diagonals D_i, E_i, as (P, W_1, D_1, E_1, W_2, ...).
-
-    Autograd on its own would keep D_i W_i and make a gradient of W's size for each step of the product.
-    """
-
-    @staticmethod
-    def forward(ctx, product: Tensor | None, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(*parts)
-        total, scaled = None, None  # W E of every original in the same place: one temporary, not k
-        for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
-            scaled, left = torch.mul(weight, right[..., None, :], out=scaled), left[..., None]
-            if total is None:
-                total = scaled * left if product is None else torch.addcmul(product, scaled, left)
-            else:
-                total.addcmul_(scaled, left)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads, both = [], None
-        for weight, left, right in zip(ctx.saved_tensors[::3], ctx.saved_tensors[1::3], ctx.saved_tensors[2::3]):
-            both = torch.mul(grad, weight, out=both)
-            grads += [None, *((both @ right, left @ both) if both.dim() == 2 else  # stacked, such products are slow
-                              ((both * right[:, None]).sum(-1), (both * left[..., None]).sum(-2)))]
-        return grad if ctx.needs_input_grad[0] else None, *grads
 
 
 class SuperConv2d(SuperLinear):
@@ -207,14 +101,23 @@ class SuperConv2d(SuperLinear):
                    for (weight, bias), merge in zip(self.frozen(), self.merges))
 
 
-class SuperToken(nn.Module):
-    """k frozen tensors of the residual stream (class token, positions): t* = sum_i M_i t_i, (..., d*)."""
+class SuperTokens(nn.Module):
+    """k frozen sets of tensors of the residual stream (class token, positions): t* = sum_i M_i t_i, each (..., d*).
 
-    def __init__(self, tokens: Sequence[Tensor], merges: nn.ModuleList):
+    Args:
+        tokens: name -> the k originals' tensors (..., d_i), of one shape but for the width.
+        merges: k Merge, those of the layer that writes to the stream first.
+    """
+
+    def __init__(self, tokens: Mapping[str, Sequence[Tensor]], merges: nn.ModuleList):
         super().__init__()
-        self.merges = merges
-        for i, token in enumerate(tokens):
-            self.register_buffer(f"token{i}", token.detach(), persistent=False)
+        self.merges, self.shapes = merges, {name: each[0].shape[:-1] for name, each in tokens.items()}
+        for i, own in enumerate(zip(*tokens.values())):
+            self.register_buffer(f"rows{i}", torch.cat([t.detach().flatten(0, -2) for t in own]), persistent=False)
 
-    def forward(self) -> Tensor:
-        return sum(merge(getattr(self, f"token{i}")) for i, merge in enumerate(self.merges))
+    def forward(self) -> dict[str, Tensor]:
+        if not self.shapes:
+            return {}
+        rows = sum(merge(getattr(self, f"rows{i}")) for i, merge in enumerate(self.merges))  # all tokens: (n, d*)
+        parts = rows.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.unflatten(0, shape) for (name, shape), part in zip(self.shapes.items(), parts)}

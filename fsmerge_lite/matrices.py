@@ -144,19 +144,19 @@ class Structured(nn.Module):
         return put(take(weight, -1, self.rows) * self.D, -1, self.cols, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """S x for features (..., blocks * in), as rows: (S x)^T = x^T S^T. Gives (..., blocks * out)."""
-        made = [self._block(part, b) for b, part in enumerate(x.chunk(self.blocks, -1))]
-        return made[0] if self.blocks == 1 else torch.cat(made, -1)
+        """S x for features (..., blocks * in). Gives (..., blocks * out)."""
+        rows = x.reshape(-1, self.blocks, self.in_features).movedim(1, 0)  # (blocks, n, in)
+        return self.blockwise(rows).movedim(0, 1).reshape(*x.shape[:-1], -1)
 
-    def _block(self, x: Tensor, b: int) -> Tensor:
+    def blockwise(self, x: Tensor) -> Tensor:
+        """S x for features as rows (..., blocks, n, in): (S x)^T = x^T S^T. Gives (..., blocks, n, out)."""
         if self.S is not None:
-            return x @ self.S[..., b, :, :].mT
+            return x @ self.S.mT
         y = 0
         if self.A is not None:
-            y = x @ self.B[..., b, :, :].mT @ self.A[..., b, :, :].mT
+            y = x @ self.B.mT @ self.A.mT
         if self.D is not None:
-            d = self.D[b] if self.D.dim() == 2 else self.D[..., b, None, :]  # of one matrix, or of several, stacked
-            y = y + put(take(x, -1, self.cols) * d, -1, self.rows, self.out_features)
+            y = y + put(take(x, -1, self.cols) * self.D[..., None, :], -1, self.rows, self.out_features)
         return y
 
     def dense(self) -> Tensor:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image, display
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
@@ -20,6 +22,11 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png")
     plt.close(figure)
     return buffer.getvalue()
+
+
+def show(drawn: Figure | Axes, alt: str) -> None:
+    """Display a figure in a notebook as PNG, with a text for those who cannot see it; it is closed."""
+    display(Image(png(drawn.get_figure()), alt=alt))
 
 
 def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
@@ -150,10 +157,13 @@ def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
     """The cost of a step against k, as a multiple of distillation's: title -> line -> k -> ratio."""
     figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found) + 2, 3.6), sharey=True, squeeze=False,
                                 layout="constrained")
+    names = list(dict.fromkeys(name for lines in found.values() for name in lines))
+    drawn = {}  # one legend: not every panel has every line
     for ax, (title, lines) in zip(axes[0], found.items()):
-        for j, (name, line) in enumerate(lines.items()):
-            ax.plot(list(line), list(line.values()), marker=MARKERS[j], ls=":" if "operations" in name else "-",
-                    color=COLOURS[j], label=name)
+        for name, line in lines.items():
+            j = names.index(name)
+            drawn[name], = ax.plot(list(line), list(line.values()), marker=MARKERS[j], color=COLOURS[j],
+                                   ls=":" if "operations" in name else "-")
         ax.axhline(1, color="black", lw=1)
         ax.set(title=title, xlabel="originals $k$", yscale="log")
         ax.set_xticks(list(line))
@@ -161,7 +171,7 @@ def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("time of a step / distillation's")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    figure.legend(drawn.values(), drawn, frameon=False, loc="outside right center")
     return figure
 
 
@@ -176,6 +186,46 @@ def bars(found: Mapping[str, tuple[float, float]]) -> Figure:
     ax.set(xlim=(0, 109), xlabel="test accuracy, %")
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside upper right", ncols=2)
+    return figure
+
+
+def heat_maps(rows: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Matrices as pictures on one scale, blue below zero and orange above; small ones with their numbers in them.
+
+    Args:
+        rows: name of the row -> title -> matrix (out, in).
+    """
+    columns, matrices = max(map(len, rows.values())), [m for row in rows.values() for m in row.values()]
+    widths = [max([list(row.values())[j].shape[1] for row in rows.values() if len(row) > j]) for j in range(columns)]
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1 + 1.9 * columns, 0.5 + 1.9 * len(rows)), squeeze=False,
+                                width_ratios=widths, layout="constrained")
+    colours = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
+    size = max(m.abs().max().item() for m in matrices)
+    for line, (name, row) in zip(axes, rows.items()):
+        for ax, (title, matrix) in zip(line, row.items()):
+            image = ax.imshow(matrix.detach().cpu(), cmap=colours, vmin=-size, vmax=size)
+            ax.set(title=title, xticks=[], yticks=[])
+            for (i, j), value in np.ndenumerate(matrix.detach().cpu() if matrix.numel() <= 16 else np.empty(0)):
+                ax.text(j, i, f"{value:.2g}", ha="center", va="center")
+        line[0].set_ylabel(name)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="entry")
+    return figure
+
+
+def by_layer(found: Mapping[str, Mapping[str, float]], label: str, bounds: Sequence[float] = ()) -> Figure:
+    """One number for each layer, on a log scale from left to right: name -> layer -> number; bounds dotted."""
+    layers = list(next(iter(found.values())))
+    figure, ax = plt.subplots(figsize=(7.5, 0.25 * len(layers) + 1.2), layout="constrained")
+    for j, (name, values) in enumerate(found.items()):
+        ax.plot([values[layer] for layer in layers], range(len(layers)), MARKERS[j], color=COLOURS[j], label=name)
+    for bound in bounds:
+        ax.axvline(bound, color="black", ls=":", lw=1)
+    ax.set_yticks(range(len(layers)), layers)
+    ax.set(xscale="log", xlabel=label)
+    ax.invert_yaxis()
+    ax.grid(axis="y", color=GREY, lw=0.4)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside right center")
     return figure
 
 

@@ -1,6 +1,6 @@
 """The SuperNet: the originals' own architecture with every linear tensor merged from k frozen ones."""
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layers import SuperConv2d, SuperLinear, SuperToken, fold_alike
+from .folding import Stack
+from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .matrices import INITS, Merge, Place, Unmerge, scaled_rank
 from .models import Merged, Original, build, describe, feature_size
 from .wiring import (
@@ -50,6 +51,8 @@ class SuperNet(nn.Module):
         TypeError, ValueError: what cannot be merged, and why.
     """
 
+    grad_checkpointing = False
+
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
                  init: str = "first", into: nn.Module | None = None):
         super().__init__()
@@ -71,7 +74,7 @@ class SuperNet(nn.Module):
         self.replaced = False  # whether the frozen weights are M0 W U0 by now
         for wire in self.wiring.wires:
             self._place(wire, [backbone.get_submodule(wire.layer) for backbone in self.backbones], init)
-        self._place_tokens([[b.get_parameter(name) for b in self.backbones] for name in self.wiring.tokens])
+        self._place_tokens({name: [b.get_parameter(name) for b in self.backbones] for name in self.wiring.tokens})
         self.outputs = self._matrices(Unmerge, "stream" if self.wiring.dim else "units", feature_size(template),
                                       [feature_size(backbone) for backbone in self.backbones], init)
         self.to(next(template.parameters()))
@@ -116,16 +119,26 @@ class SuperNet(nn.Module):
         else:
             unmerges = self._matrices(Unmerge, wire.reads, in_, ins, init) if wire.reads else None
             placed = SuperLinear(layers, merges, unmerges)
+        placed.grad_checkpointing = self.grad_checkpointing
         self.body.set_submodule(wire.layer, placed)
+        self._stacks: list[tuple[list[str], Stack]] | None = None  # layers that are folded together, once known
 
-    def _place_tokens(self, tokens: Sequence[Sequence[Tensor]]) -> None:
+    def _place_tokens(self, tokens: Mapping[str, Sequence[Tensor]]) -> None:
         """The k originals' tokens, behind the first layer's M."""
-        shared = self.body.get_submodule(self.wiring.wires[0].layer).merges
-        self.tokens = nn.ModuleDict({name: SuperToken(each, shared) for name, each in zip(self.wiring.tokens, tokens)})
-        for name in self.wiring.tokens:  # a place for functional_call to put the merged token
+        self.tokens = SuperTokens(tokens, self.body.get_submodule(self.wiring.wires[0].layer).merges)
+        for name in tokens:  # a place for functional_call to put the merged token
             if name in dict(self.body.named_parameters(recurse=False)):
                 delattr(self.body, name)
                 self.body.register_buffer(name, torch.empty(0), persistent=False)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Make the W* of large layers again in the backward rather than keep them: less memory, more time, same result.
+
+        Named after timm's, which does so with the activations of a block.
+        """
+        self.grad_checkpointing = enable
+        for wire in self.wiring.wires:
+            self.body.get_submodule(wire.layer).grad_checkpointing = enable
 
     @torch.no_grad()
     def replace(self, wire: Wire, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
@@ -147,8 +160,8 @@ class SuperNet(nn.Module):
         self._place(wire, layers, "identity")
         self.body.get_submodule(wire.layer).set_readouts(unmerges)
         if wire == self.wiring.wires[0]:
-            self._place_tokens([[b.get_parameter(name).to(merge) @ merge.T for b, merge in zip(self.backbones, merges)]
-                                for name in self.wiring.tokens])
+            self._place_tokens({name: [b.get_parameter(name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
+                                for name in self.wiring.tokens})
 
     def set_outputs(self, outputs: Sequence[Tensor]) -> None:
         """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
@@ -180,19 +193,20 @@ class SuperNet(nn.Module):
             state[f"{name}.weight"], bias = fold()
             if bias is not None:
                 state[f"{name}.bias"] = bias
-        return state | {name: token() for name, token in self.tokens.items()}
+        return state | self.tokens()
 
     def _folds(self) -> dict[str, Callable[[], tuple[Tensor, Tensor | None]]]:
         """How to get the W* and b* of every layer; small layers of one kind are folded here and now, stacked."""
-        made = {}
-        for names in self._alike():
-            layers = [self.body.get_submodule(name) for name in names]
-            made |= ({name: partial(tuple, one) for name, one in zip(names, fold_alike(layers))}
-                     if len(layers) > 1 else {names[0]: layers[0].fold})
+        if self._stacks is None or not all(stack.holds() for _, stack in self._stacks):
+            self._stacks = [(names, Stack([self.body.get_submodule(name) for name in names]))
+                            for names in self._alike() if len(names) > 1]
+        made = {wire.layer: self.body.get_submodule(wire.layer).fold for wire in self.wiring.wires}
+        for names, stack in self._stacks:
+            made |= {name: partial(tuple, one) for name, one in zip(names, stack.fold())}
         return made
 
     def _alike(self) -> Iterable[list[str]]:
-        """The layers, those of one kind and shape together if they are small: stacking copies the frozen weights."""
+        """The layers, those of one kind and shape together if they are small: see `_folding` for large ones."""
         groups: dict[tuple, list[str]] = {}
         for wire in self.wiring.wires:
             sizes = [self.plain.get_submodule(wire.layer).weight.shape]
@@ -221,7 +235,7 @@ class SuperNet(nn.Module):
         """The merged model's own features f*(x), (B, d*)."""
         check_images(x, self.input_shape, next(self.parameters()).dtype)
         with nullcontext() if explicit else self._folding():
-            return functional_call(self.body, {name: token() for name, token in self.tokens.items()}, (x,))
+            return functional_call(self.body, self.tokens(), (x,))
 
     def forward(self, x: Tensor, explicit: bool = False) -> list[Tensor]:
         """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""

@@ -46,3 +46,14 @@ def mlps(hidden, dtype=torch.float64, inputs: int = 12) -> list[nn.Module]:
 
 def pictures(n: int = 3, size: int = 16, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
+
+
+def both_ways(net: fsm.SuperNet, x: torch.Tensor | None = None) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Features and gradients of the folded and of the explicit run, on a loss that weighs every output."""
+    results, x = [], pictures() if x is None else x
+    for explicit in (False, True):
+        net.zero_grad()
+        out = net(x, explicit=explicit)
+        sum((y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in out).backward()
+        results.append((out, {n: p.grad for n, p in net.named_parameters() if p.requires_grad}))
+    return results

@@ -8,7 +8,7 @@ from models_for_tests import randomised
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsmerge_lite.layers import SuperLinear, _AddScaled
+from fsmerge_lite.layers import SuperLinear
 from fsmerge_lite.matrices import STRUCTURES, Merge, Place, Structured, Unmerge
 
 
@@ -159,33 +159,6 @@ def test_super_linear_is_the_sum_of_the_paper():
     expected = sum((original((x @ u.S[0].T)) @ by_hand(m).T) for original, m, u in zip(layers, merges, unmerges))
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(F.linear(x, *layer.fold()), expected)
-
-
-@pytest.mark.parametrize("product", [False, True])
-@pytest.mark.parametrize("stack", [(), (3,)])
-def test_the_diagonals_around_frozen_weights_have_the_gradients_of_finite_differences(stack, product):
-    weights = [torch.randn(*stack, 4, 5).double() for _ in range(2)]
-    learned = [torch.randn(*stack, size).double().requires_grad_() for size in (4, 5, 4, 5)]
-    onto = torch.randn(*stack, 4, 5).double().requires_grad_() if product else None
-
-    def run(a, b, c, d, onto=None):
-        return _AddScaled.apply(onto, weights[0], a, b, weights[1], c, d)
-    inputs = (*learned, onto) if product else tuple(learned)
-    expected = sum(torch.diag_embed(left) @ weight @ torch.diag_embed(right) for left, weight, right
-                   in ((learned[0], weights[0], learned[1]), (learned[2], weights[1], learned[3])))
-    torch.testing.assert_close(run(*inputs), expected + onto if product else expected)
-    assert torch.autograd.gradcheck(run, inputs)
-
-
-def test_a_fold_keeps_nothing_of_the_size_of_a_weight_but_the_frozen_ones():
-    layers = [nn.Linear(300, 400) for _ in range(3)]
-    layer = SuperLinear(layers, nn.ModuleList(Merge(400, 400, rank=4) for _ in layers),
-                        nn.ModuleList(Unmerge(300, 300, rank=4) for _ in layers))
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer.fold()
-    frozen = {w.data_ptr() for w, _ in layer.frozen()}
-    assert kept and {t.data_ptr() for t in kept if t.numel() >= 300 * 400} == frozen
 
 
 @pytest.mark.parametrize("rank", [0, -1, 5])

@@ -29,8 +29,15 @@ def test_ratios_are_taken_round_by_round(step):
     times = record(step)["seconds"]
     assert step.ratios(times, "folded", "distillation") == pytest.approx([1.1, 1.5, 1.5])
     row = step.table([record(step)]).splitlines()[-1]
-    assert row == ("| B | 2 | 12 | 8 | 224 | fp32 | 2 | 1.50 (1.10 to 1.50) | 1.20 | 3.00 (1.10 to 3.00) "
-                   "| 2.00 (1.00 to 2.00) | 0.80 | 2.50 | 1.25 (1.00 to 1.50) |")
+    assert row == ("| B | 2 | 12 | 8 | 224 | fp32 | 2 | 1.50 (1.10 to 1.50) | 1.20 | – | 3.00 (1.10 to 3.00) "
+                   "| 2.00 (1.00 to 2.00) | 0.80 | – | 2.50 | 1.25 (1.00 to 1.50) |")
+    assert "- ViT-B, cpu fp32: k = 2: 1.50 (1.20), k = 8: 1.50 (1.20)" in step.growth([record(step), record(step, k=8)])
+
+
+def test_an_explicit_run_that_does_not_fit_is_left_out(step, monkeypatch):
+    monkeypatch.setattr(step.os, "sysconf", {"SC_PAGE_SIZE": 2 ** 20, "SC_PHYS_PAGES": 1000}.__getitem__)
+    assert step.fits_explicitly(step.Setting("B", k=2), 380) and not step.fits_explicitly(step.Setting("B", k=2), 390)
+    assert step.fits_explicitly(step.Setting("B", k=8), float("nan"))  # not known: tried
 
 
 def test_what_is_written_can_be_read_and_drawn(step, tmp_path):

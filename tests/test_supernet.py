@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_for_tests import VIT_OPTIONS, mixed, mlps, pictures, randomised, vits
+from models_for_tests import VIT_OPTIONS, both_ways, mlps, pictures, randomised, vits
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -52,38 +52,6 @@ def test_first_starts_at_original_1_mlp(structure):
     torch.testing.assert_close(net(x)[0], models[0](x), rtol=0, atol=1e-12)
 
 
-def both_ways(net: fsm.SuperNet, x: torch.Tensor) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Features and gradients of the folded and of the explicit run, on a loss that weighs every output."""
-    results = []
-    for explicit in (False, True):
-        net.zero_grad()
-        out = net(x, explicit=explicit)
-        sum((y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in out).backward()
-        results.append((out, {n: p.grad for n, p in net.named_parameters() if p.requires_grad}))
-    return results
-
-
-def test_small_layers_of_one_kind_are_folded_together_and_large_ones_alone():
-    net, kinds = fsm.SuperNet(vits([8, 6], depth=3), rank=2), ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    together = [[f"blocks.{block}.{kind}" for block in range(3)] for kind in kinds]
-    assert [names for names in net._alike() if len(names) > 1] == together
-    with mock.patch.object(supernet, "STACKED", 16 * 8):  # fc1 and fc2 are (16, 8), qkv is larger
-        assert [names for names in net._alike() if len(names) > 1] == together[1:]
-
-
-def test_a_large_layer_has_all_its_gradients_before_the_block_before_it_has_any():
-    net, done = fsm.SuperNet(vits([8, 8], depth=3), rank=2), []
-    for name, p in net.body.named_parameters():
-        if name.startswith("blocks.") and p.requires_grad:
-            block = int(name.split(".")[1])
-            p.register_post_accumulate_grad_hook(lambda _, block=block: done.append(block))
-    for limit in (0, 10 ** 6):
-        done.clear()
-        with mock.patch.object(supernet, "STACKED", limit):
-            sum(y.sum() for y in net(pictures())).backward()
-        assert (done == sorted(done, reverse=True)) == (limit == 0)
-
-
 def test_layers_run_explicitly_again_after_an_error():
     net, x = fsm.SuperNet(vits([8, 8]), rank=2), pictures()
     with mock.patch.object(net.body.norm, "forward", side_effect=RuntimeError), pytest.raises(RuntimeError):
@@ -107,13 +75,6 @@ def test_explicit_equals_folded_vit(structure, init, k, equal, options, rank, st
             assert grads_explicit[name] is None, name
         else:
             torch.testing.assert_close(grad, grads_explicit[name], rtol=1e-8, atol=1e-9, msg=name)
-
-
-def test_originals_of_one_width_and_other_heads_are_not_stacked():
-    net = fsm.SuperNet(mixed((8, 2, 2), (8, 4, 2), (8, 2, 2)), rank=2, init="random", into=mixed((12, 2, 2))[0])
-    (folded, grads), (explicit, grads_explicit) = both_ways(net, pictures())
-    torch.testing.assert_close(folded, explicit)
-    torch.testing.assert_close(grads, grads_explicit)
 
 
 @settings(max_examples=40)
