@@ -41,7 +41,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(READY)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 clean:
 	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis *.egg-info

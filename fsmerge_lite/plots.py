@@ -8,12 +8,13 @@ from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
 MARKERS = "osD^vPX*<>"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
+BLUE_ORANGE = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
 
 
 def png(figure: Figure) -> bytes:
@@ -131,8 +132,8 @@ def parameters(found: Mapping[str, tuple[float, float]]) -> Figure:
     return figure
 
 
-def panels(found: Mapping[str, Mapping[str, Mapping]], label: str = "") -> Figure:
-    """Per-task accuracy as lines side by side: title -> method -> place on the axis -> accuracy in percent."""
+def panels(found: Mapping[str, Mapping[str, Mapping]], label: str = "", y: str = "per-task accuracy, %") -> Figure:
+    """Lines side by side: title -> method -> place on the axis `label` -> what `y` says, as a rule in percent."""
     columns = len(found) if len(found) < 5 else 3
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns + 2, 3.4 * rows), sharex=True, sharey=True,
@@ -147,8 +148,8 @@ def panels(found: Mapping[str, Mapping[str, Mapping]], label: str = "") -> Figur
         ax.margins(x=0.2)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_xticks(list({place: 0 for methods in found.values() for line in methods.values() for place in line}))
-    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
-    figure.supylabel("per-task accuracy, %", fontsize="medium")
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=y.endswith("%"))
+    figure.supylabel(y, fontsize="medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure
 
@@ -199,11 +200,10 @@ def heat_maps(rows: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     widths = [max([list(row.values())[j].shape[1] for row in rows.values() if len(row) > j]) for j in range(columns)]
     figure, axes = plt.subplots(len(rows), columns, figsize=(1 + 1.9 * columns, 0.5 + 1.9 * len(rows)), squeeze=False,
                                 width_ratios=widths, layout="constrained")
-    colours = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
     size = max(m.abs().max().item() for m in matrices)
     for line, (name, row) in zip(axes, rows.items()):
         for ax, (title, matrix) in zip(line, row.items()):
-            image = ax.imshow(matrix.detach().cpu(), cmap=colours, vmin=-size, vmax=size)
+            image = ax.imshow(matrix.detach().cpu(), cmap=BLUE_ORANGE, vmin=-size, vmax=size)
             ax.set(title=title, xticks=[], yticks=[])
             for (i, j), value in np.ndenumerate(matrix.detach().cpu() if matrix.numel() <= 16 else np.empty(0)):
                 ax.text(j, i, f"{value:.2g}", ha="center", va="center")
@@ -229,38 +229,121 @@ def by_layer(found: Mapping[str, Mapping[str, float]], label: str, bounds: Seque
     return figure
 
 
-def _box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5, style: str = "-") -> None:
-    ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.02,rounding_size=0.12",
-                                fc=colour + "33", ec=colour, lw=1.6, ls=style))
-    ax.text(x, y, text, ha="center", va="center", fontsize=11)
+def first_and_second(found: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Accuracy on model 2's task against that on model 1's, a point a merge: method -> pairs in percent."""
+    figure, ax = plt.subplots(figsize=(7.8, 4.6), layout="constrained")
+    low = min(value for pairs in found.values() for pair in pairs for value in pair) - 3
+    ax.plot([low, 101], [low, 101], color=GREY, lw=1, ls=":")
+    for j, (name, pairs) in enumerate(found.items()):
+        ax.plot(*zip(*pairs), MARKERS[j % len(MARKERS)], ms=7, mec="white", color=COLOURS[j % len(COLOURS)], label=name)
+    ax.set(xlabel="accuracy on the task of model 1, %", ylabel="accuracy on the task of model 2, %",
+           xlim=(low, 101), ylim=(low, 101))
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1.2))
+def gaps(found: Mapping[str, Mapping[str, tuple[float, float]]], label: str) -> Figure:
+    """By how many points one method is ahead (right of 0) or behind: title -> row -> (per task, joint)."""
+    rows = list(next(iter(found.values())))
+    figure, axes = plt.subplots(1, len(found), figsize=(2.6 * len(found) + 2.4, 0.42 * len(rows) + 1.5), sharex=True,
+                                sharey=True, squeeze=False, layout="constrained")
+    for ax, (title, gap) in zip(axes[0], found.items()):
+        ax.axvline(0, color="black", lw=1)
+        for j, name in enumerate(("per task", "joint")):
+            ax.plot([gap[row][j] for row in rows], range(len(rows)), MARKERS[j], color=COLOURS[j], label=name)
+        ax.set(title=title, xlabel=label)
+        ax.grid(axis="y", color=GREY, lw=0.4)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(rows)), rows)
+    axes[0, 0].margins(y=0.1)
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
+    return figure
 
 
-def layer_diagram() -> Figure:
-    """One layer of a SuperNet of two originals, and the plain layer that it folds into."""
-    figure, ax = plt.subplots(figsize=(9.6, 2.9), layout="constrained")
-    ax.set(xlim=(-0.5, 13.6), ylim=(-0.15, 3.2))
-    ax.axis("off")
-    for y, i, colour in ((2.2, 1, BLUE), (0.9, 2, ORANGE)):
-        _box(ax, 1.9, y, f"$U_{i}$", GREEN, 1.0)
-        _box(ax, 3.9, y, f"$W_{i},\\ b_{i}$", colour, 1.7, "--")
-        _box(ax, 5.9, y, f"$M_{i}$", GREEN, 1.0)
-        for start, end in ((2.45, 3.0), (4.8, 5.35)):
-            _arrow(ax, (start, y), (end, y))
-        _arrow(ax, (0.35, 1.55), (1.35, y))
-        _arrow(ax, (6.45, y), (7.25, 1.62 if y > 1.5 else 1.48))
-    ax.text(0.05, 1.55, "$x^*$", ha="center", va="center", fontsize=13)
-    ax.text(7.5, 1.55, "$+$", ha="center", va="center", fontsize=15)
-    _arrow(ax, (7.75, 1.55), (8.3, 1.55))
-    ax.text(8.6, 1.55, "$y^*$", ha="center", va="center", fontsize=13)
-    ax.text(9.6, 1.5, "$=$", ha="center", va="center", fontsize=18)
-    _box(ax, 11.75, 1.55, r"$W^*=\sum_i M_i W_i U_i$" "\n" r"$b^*=\sum_i M_i b_i$", PINK, 3.1)
-    ax.patches[-1].set(y=1.0, height=1.1)
-    ax.text(3.9, 3.0, "SuperNet layer: frozen (dashed) between learned (green)", ha="center", fontsize=10)
-    ax.text(11.75, 3.0, "folded: one plain layer", ha="center", fontsize=10)
-    ax.text(3.9, 0.05, "trained to give each original's features on a few unlabeled images", ha="center", fontsize=9)
-    ax.text(11.75, 0.05, "the size and cost of one original", ha="center", fontsize=9)
+def token(picture: Tensor, patch: int, side: int, sizes: Mapping[str, Sequence[float]],
+          cosines: Mapping[str, Sequence[float]]) -> Figure:
+    """A picture (3, H, W) with one patch framed, and of that patch's token two things at each depth.
+
+    Args:
+        picture, patch, side: the picture, the patch's number row by row, and its side in pixels.
+        sizes: model -> the token's size in the residual stream, depth by depth.
+        cosines: SuperNet -> cosine between an original's features and their reconstruction, depth by depth.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), width_ratios=(1, 1.7, 1.7), layout="constrained")
+    axes[0].imshow((picture.movedim(0, -1).cpu() / 2 + 0.5).clamp(0, 1))
+    row, column = divmod(patch, picture.shape[-1] // side)
+    axes[0].add_patch(Rectangle((column * side - 0.5, row * side - 0.5), side, side, fill=False, ec=COLOURS[5], lw=3))
+    axes[0].set(title=f"patch {patch}", xticks=[], yticks=[])
+    for ax, lines, label in ((axes[1], sizes, "size of its residual stream"),
+                             (axes[2], cosines, "cosine: original 2 read back")):
+        for j, (name, line) in enumerate(lines.items()):
+            ax.plot(line, marker=MARKERS[j], color=COLOURS[j if ax is axes[1] else j + 3], label=name)
+        ax.set(xlabel="depth (blocks behind it)", title=label, xticks=range(len(line)))
+        ax.set_ylim(min(0, ax.get_ylim()[0]))
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def shares(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> Figure:
+    """Bars of shares (1 = all of it, dotted), a group for each entry with one bar for each of `names`."""
+    figure, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    for j, name in enumerate(names):
+        places = np.arange(len(found)) + 0.4 * j - 0.2
+        drawn = ax.bar(places, [row[j] for row in found.values()], 0.38, color=COLOURS[j], hatch="/" * j, label=name)
+        ax.bar_label(drawn, [f"{100 * row[j]:.0f} %" for row in found.values()], fontsize=9)
+    ax.axhline(1, color="black", ls=":", lw=1)
+    ax.set_xticks(range(len(found)), found)
+    ax.set(yscale="log", ylabel="trained / weights (log)", ylim=(0.01, 15))
+    ax.legend(frameon=False, loc="upper left", ncols=len(names))
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def spectra(found: Mapping[str, Tensor], shown: int) -> Axes:
+    """The first so many singular values of each matrix, largest first."""
+    ax = plt.figure(figsize=(6.5, 3.2), layout="constrained").gca()
+    for j, (name, values) in enumerate(found.items()):
+        ax.plot(range(1, shown + 1), values[:shown].cpu(), marker=MARKERS[j], color=COLOURS[j], label=name)
+    ax.set(xlabel="number of the singular value", ylabel="its size", ylim=(0, None))
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def correlations(found: Mapping[str, Tensor]) -> Figure:
+    """Matrices of correlations side by side, all on the scale from -1 to 1: title -> (channels, channels)."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found) + 0.8, 3.3), layout="constrained")
+    for ax, (title, matrix) in zip(axes, found.items()):
+        image = ax.imshow(matrix.detach().cpu(), cmap=BLUE_ORANGE, vmin=-1, vmax=1, interpolation="nearest")
+        ax.set(title=title, xticks=[], yticks=[], xlabel="channel of the second", ylabel="channel of the first")
+    figure.colorbar(image, ax=axes, label="correlation", shrink=0.8)
+    return figure
+
+
+def bar_panels(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """`bars` in panels side by side: title -> name -> (per task, joint) in percent."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.1 * len(found) + 1.5, 4), sharey=True, layout="constrained")
+    for ax, (title, rows) in zip(axes, found.items()):
+        places = np.arange(len(rows))[::-1]
+        for shift, column, colour, label in ((0.2, 0, BLUE, "per task"), (-0.2, 1, ORANGE, "joint")):
+            drawn = ax.barh(places + shift, [pair[column] for pair in rows.values()], 0.38, color=colour, label=label,
+                            hatch="/" * column)
+            ax.bar_label(drawn, fmt="%.0f", fontsize=8, padding=2)
+        ax.set_yticks(places, rows)
+        ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
+def explained(found: Mapping[str, float]) -> Figure:
+    """Horizontal bars of shares of a variance, from 0 to 1."""
+    figure, ax = plt.subplots(figsize=(7, 0.5 * len(found) + 1.1), layout="constrained")
+    drawn = ax.barh(list(found)[::-1], [float(share) for share in found.values()][::-1], 0.6, color=BLUE)
+    ax.bar_label(drawn, [f"{100 * share:.0f} %" for share in [*found.values()][::-1]], padding=3)
+    ax.set(xlim=(0, 1.1), xlabel="share of the variance that is explained")
+    ax.spines[["top", "right"]].set_visible(False)
     return figure

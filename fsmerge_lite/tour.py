@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from . import plots
+from . import diagrams, plots
 from .baselines import average, distill, ensemble
 from .evaluation import Table, evaluate
 from .experiments import BATCH, DEPTHS, LR_DISTILL, LR_SUBSPACES, QUIET
@@ -105,7 +105,7 @@ def write(tour: Tour, out: Path, examples: dict[str, torch.Tensor]) -> None:
     tour.merged.save(out / "merged", table={method: s.row() for method, s in tour.table.items()})
     with matplotlib.rc_context({"figure.dpi": 120}):
         figures = {"tasks": plots.pictures(examples), "accuracy": plots.accuracies(tour.table),
-                   "training": plots.histories(tour.histories).figure, "layer": plots.layer_diagram()}
+                   "training": plots.histories(tour.histories).figure, "layer": diagrams.layer_diagram()}
         images = {name: plots.png(figure) for name, figure in figures.items()}
     for name, data in images.items():
         write_whole(out / f"{name}.png", data)

@@ -93,9 +93,9 @@ def test_public_names_say_what_they_do():
 
 
 def test_no_import_runs_upward():
-    order = ["drawing", "tasks", "files", "matrices", "layers", "models", "wiring", "permutations", "supernet",
-             "evaluation", "plots", "fitting", "training", "subspace", "baselines", "originals", "machine",
-             "experiments", "results", "bench", "tour", "__main__"]
+    order = ["drawing", "tasks", "files", "matrices", "folding", "layers", "models", "wiring", "permutations",
+             "supernet", "evaluation", "plots", "diagrams", "fitting", "training", "subspace", "baselines", "originals",
+             "machine", "experiments", "results", "bench", "tour", "widgets", "lessons", "__main__"]
     assert {p.stem for p in MODULES} == {*order, "__init__"}
     for path in MODULES:
         if path.stem in ("__init__", "__main__"):

@@ -1,0 +1,292 @@
+"""Explanatory drawings of the lessons: what stands where, without a measured number in them."""
+from collections.abc import Mapping
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from torch import Tensor
+
+from .layers import SuperLinear
+from .plots import BLUE, COLOURS, GREEN, GREY, ORANGE, PINK
+
+
+def _box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5, style: str = "-") -> None:
+    ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.02,rounding_size=0.12",
+                                fc=colour + "33", ec=colour, lw=1.6, ls=style))
+    ax.text(x, y, text, ha="center", va="center", fontsize=11)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1.2))
+
+
+def layer_diagram() -> Figure:
+    """One layer of a SuperNet of two originals, and the plain layer that it folds into."""
+    figure, ax = plt.subplots(figsize=(9.6, 2.9), layout="constrained")
+    ax.set(xlim=(-0.5, 13.6), ylim=(-0.15, 3.2))
+    ax.axis("off")
+    for y, i, colour in ((2.2, 1, BLUE), (0.9, 2, ORANGE)):
+        _box(ax, 1.9, y, f"$U_{i}$", GREEN, 1.0)
+        _box(ax, 3.9, y, f"$W_{i},\\ b_{i}$", colour, 1.7, "--")
+        _box(ax, 5.9, y, f"$M_{i}$", GREEN, 1.0)
+        for start, end in ((2.45, 3.0), (4.8, 5.35)):
+            _arrow(ax, (start, y), (end, y))
+        _arrow(ax, (0.35, 1.55), (1.35, y))
+        _arrow(ax, (6.45, y), (7.25, 1.62 if y > 1.5 else 1.48))
+    ax.text(0.05, 1.55, "$x^*$", ha="center", va="center", fontsize=13)
+    ax.text(7.5, 1.55, "$+$", ha="center", va="center", fontsize=15)
+    _arrow(ax, (7.75, 1.55), (8.3, 1.55))
+    ax.text(8.6, 1.55, "$y^*$", ha="center", va="center", fontsize=13)
+    ax.text(9.6, 1.5, "$=$", ha="center", va="center", fontsize=18)
+    _box(ax, 11.75, 1.55, r"$W^*=\sum_i M_i W_i U_i$" "\n" r"$b^*=\sum_i M_i b_i$", PINK, 3.1)
+    ax.patches[-1].set(y=1.0, height=1.1)
+    ax.text(3.9, 3.0, "SuperNet layer: frozen (dashed) between learned (green)", ha="center", fontsize=10)
+    ax.text(11.75, 3.0, "folded: one plain layer", ha="center", fontsize=10)
+    ax.text(3.9, 0.05, "trained to give each original's features on a few unlabeled images", ha="center", fontsize=9)
+    ax.text(11.75, 0.05, "the size and cost of one original", ha="center", fontsize=9)
+    return figure
+
+
+def _canvas(width: float, height: float, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty drawing of so many units."""
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.axis("off")
+    return figure, ax
+
+
+def _bracket(ax: Axes, left: float, right: float, y: float, text: str) -> None:
+    """What is between left and right, said below it."""
+    ax.plot([left, left, right, right], [y + 0.15, y, y, y + 0.15], color="#444444", lw=1.2)
+    ax.text((left + right) / 2, y - 0.15, text, ha="center", va="top", fontsize=10)
+
+
+def _chain(ax: Axes, y: float, boxes: list[tuple[float, str, str, str, float]]) -> None:
+    """Boxes (x, text, colour, line style, width) in a row, with arrows between them."""
+    for x, text, colour, style, width in boxes:
+        _box(ax, x, y, text, colour, width, style)
+    for (a, *_, wide), (b, *_, next_wide) in pairwise(boxes):
+        _arrow(ax, (a + wide / 2 + 0.05, y), (b - next_wide / 2 - 0.05, y))
+
+
+def across_nonlinearity() -> Figure:
+    """Two layers of a SuperNet MLP: M of the first and U of the second, with the nonlinearity between them."""
+    figure, ax = _canvas(14.2, 3.9, (10, 3))
+    for y, i, colour in ((3.0, 1, BLUE), (1.7, 2, ORANGE)):
+        _chain(ax, y, [(1.6, f"$W_{i}^{{(1)}},\\ b_{i}^{{(1)}}$", colour, "--", 1.9),
+                       (3.6, f"$M_{i}^{{(1)}}$", GREEN, "-", 1.0)])
+        _chain(ax, y, [(8.4, f"$U_{i}^{{(2)}}$", GREEN, "-", 1.0),
+                       (10.4, f"$W_{i}^{{(2)}},\\ b_{i}^{{(2)}}$", colour, "--", 1.9),
+                       (12.4, f"$M_{i}^{{(2)}}$", GREEN, "-", 1.0)])
+        _arrow(ax, (0.3, 2.35), (0.6, y))
+        _arrow(ax, (4.15, y), (5.0, 2.35))
+        _arrow(ax, (7.05, 2.35), (7.85, y))
+        _arrow(ax, (12.95, y), (13.55, 2.35))
+    _box(ax, 6.0, 2.35, "$+$, then $\\sigma$", GREY, 1.7)
+    ax.text(0.12, 2.35, "$x$", ha="center", va="center", fontsize=13)
+    ax.text(13.85, 2.35, "$+$", ha="center", va="center", fontsize=13)
+    _bracket(ax, 0.6, 4.2, 1.05, "folds into $W^{*(1)},\\ b^{*(1)}$")
+    _bracket(ax, 5.15, 6.85, 1.05, "stays: not linear")
+    _bracket(ax, 7.8, 13.0, 1.05, "folds into $W^{*(2)},\\ b^{*(2)}$")
+    return figure
+
+
+def what_folds() -> Figure:
+    """A ViT block: which parts of the SuperNet fold into one layer, and which are kept as they are."""
+    figure, ax = _canvas(16.4, 4.2, (10.4, 3.1))
+    parts = ["LayerNorm", "$U$  $qkv$  $M$", "softmax", "$U$  $proj$  $M$", "LayerNorm", "$U$  $fc1$  $M$", "GELU",
+             "$U$  $fc2$  $M$"]
+    folded = ["LayerNorm", "$W^*_{qkv}$", "softmax", "$W^*_{proj}$", "LayerNorm", "$W^*_{fc1}$", "GELU", "$W^*_{fc2}$"]
+    for y, names, colour in ((3.0, parts, GREEN), (1.1, folded, PINK)):
+        _chain(ax, y, [(1.15 + 2.02 * j, name, colour if "$" in name else GREY, "-" if "$" in name else "--", 1.62)
+                       for j, name in enumerate(names)])
+    for j in (1, 3, 5, 7):
+        _arrow(ax, (1.15 + 2.02 * j, 2.6), (1.15 + 2.02 * j, 1.5))
+    ax.text(0.3, 3.75, "SuperNet: $k$ frozen layers between $U$ and $M$ (solid); no $M$, no $U$ (dashed)", fontsize=10)
+    ax.text(0.3, 0.25, "folded: one plain layer (solid); the same function as before (dashed)", fontsize=10)
+    return figure
+
+
+def attention_block() -> Figure:
+    """A ViT block in a SuperNet of two originals: every frozen layer between its U and its M, the stream above them."""
+    figure, ax = _canvas(17.6, 8.9, (12, 7))
+    halves = ((4.95, "norm1", ("$U_{X}$", "$qkv_{X}$", "$M^q_{X}\\ M^k_{X}\\ M^v_{X}$"), "attention\n(softmax)",
+               ("$U^o_{X}$", "$proj_{X}$", "$M^o_{X}$")),
+              (0.85, "norm2", ("$U_{X}$", "$fc1_{X}$", "$M^{fc1}_{X}$"), "GELU",
+               ("$U^{fc2}_{X}$", "$fc2_{X}$", "$M^{fc2}_{X}$")))
+    for y, norm, before, middle, after in halves:
+        ax.plot([0.95, 16.5], [y + 2.9] * 2, color="#444444", lw=4, solid_capstyle="butt")
+        ax.text(0.5, y + 2.9, "$x^*$", ha="center", va="center", fontsize=15)
+        ax.text(16.75, y + 2.9, "$+$", ha="center", va="center", fontsize=18)
+        _arrow(ax, (1.7, y + 2.82), (1.7, y + 1.4))
+        _box(ax, 1.7, y + 1.0, norm, PINK, 1.4)
+        _box(ax, 9.3, y + 1.0, middle, GREY, 1.6)
+        ax.text(7.95, y + 1.0, "$+$", ha="center", va="center", fontsize=15)
+        _arrow(ax, (8.12, y + 1.0), (8.5, y + 1.0))
+        ax.plot([15.75, 16.75], [y + 1.0] * 2, color="#444444", lw=1.2)
+        ax.annotate("", (16.75, y + 2.65), (16.75, y + 1.0), arrowprops={
+            "arrowstyle": "-|>", "color": "#444444", "lw": 1.2, "shrinkA": 0})
+        ax.text(15.55, y + 1.0, "$+$", ha="center", va="center", fontsize=15)
+        for i, colour in ((1, BLUE), (2, ORANGE)):
+            lane = y + (1.6 if i == 1 else 0.4)
+            for xs, names, ends in (((3.35, 4.95, 6.75), before, (2.4, 7.8)),
+                                    ((11.1, 12.7, 14.35), after, (10.1, 15.4))):
+                widths = (0.9, 1.3, 1.55 if "q" in names[2] else 0.9)
+                _chain(ax, lane, [(x, name.replace("{X}", str(i)), colour if n == 1 else GREEN, "--" if n == 1 else "-",
+                                   width) for n, (x, name, width) in enumerate(zip(xs, names, widths))])
+                _arrow(ax, (ends[0], y + 1.0), (xs[0] - 0.52, lane))
+                _arrow(ax, (xs[2] + widths[2] / 2 + 0.06, lane), (ends[1], y + 1.0))
+        _arrow(ax, (17.0, y + 2.9), (17.45, y + 2.9))
+    ax.text(9.0, 0.3, "dashed: frozen    green: M and U, learned    pink: the merged model's norms, learned    "
+            "grey: nonlinear, nothing to learn", ha="center", fontsize=11)
+    ax.text(9.0, 8.35, "the merged residual stream: $x^* + $ what attention writes", ha="center", fontsize=12)
+    ax.text(9.0, 4.25, "the same stream, on from above: $+$ what the MLP writes", ha="center", fontsize=12)
+    return figure
+
+
+def residual_stream() -> Figure:
+    """The merged residual stream of a ViT: who writes to it through an M, and who reads it through a norm and a U."""
+    figure, ax = _canvas(16.2, 5.2, (11, 3.8))
+    ax.plot([0.6, 15.3], [2.6, 2.6], color="#444444", lw=5, solid_capstyle="butt")
+    _arrow(ax, (15.2, 2.6), (15.9, 2.6))
+    ax.text(0.1, 2.6, "$x^*$", va="center", fontsize=14)
+    writers = ((2.0, "patches,\nclass token,\npositions", "$M^{in}$"), (6.4, "attn.proj", "$M^o$"),
+               (11.0, "mlp.fc2", "$M^{fc2}$"))
+    readers = ((4.2, "$U$", "attn.qkv"), (8.7, "$U$", "mlp.fc1"), (14.0, "$U_{out}$", "heads"))
+    for x, name, matrix in writers:
+        ax.text(x, 4.65, name, ha="center", va="center", fontsize=11)
+        _box(ax, x, 3.75, matrix, GREEN, 1.2)
+        _arrow(ax, (x, 3.4), (x, 2.72))
+    for x, matrix, name in readers:
+        _arrow(ax, (x - 0.78, 2.5), (x - 0.78, 2.05))
+        _box(ax, x - 0.78, 1.65, "norm", PINK, 1.2)
+        _arrow(ax, (x - 0.14, 1.65), (x + 0.1, 1.65))
+        _box(ax, x + 0.68, 1.65, matrix, GREEN, 1.0)
+        _arrow(ax, (x + 0.68, 1.3), (x + 0.68, 0.85))
+        ax.text(x + 0.68, 0.55, name, ha="center", va="center", fontsize=11)
+    ax.text(7.4, 0.05, "block 1 (of 4)", ha="center", fontsize=10)
+    ax.plot([3.1, 3.1, 11.9, 11.9], [0.35, 0.25, 0.25, 0.35], color="#444444", lw=1)
+    return figure
+
+
+def product_shapes(layer: SuperLinear) -> Figure:
+    """The matrices of a SuperNet layer as rectangles on one scale: M_i, W_i and U_i of every original, and W*."""
+    folded = layer.fold()[0].shape
+    figure, ax = plt.subplots(figsize=(11, 3.6), layout="constrained")
+    x = 0.0
+    for i, (merge, (weight, _), unmerge) in enumerate(zip(layer.merges, layer.frozen(), layer.unmerges), 1):
+        sizes = ((merge.out_features * merge.blocks, merge.in_features * merge.blocks), weight.shape,
+                 (unmerge.out_features, unmerge.in_features))
+        for name, colour, style, size in zip("MWU", (GREEN, COLOURS[i - 1], GREEN), ("-", "--", "-"), sizes):
+            x = _rectangle(ax, x, f"${name}_{i}$", colour, style, size, max(folded))
+        ax.text(x, 0, "$+$" if i < layer.k else "$=$", ha="center", va="center", fontsize=18)
+        x += 0.16
+    x = _rectangle(ax, x, "$W^*$", PINK, "-", folded, max(folded))
+    ax.set(xlim=(-0.05, x), ylim=(-0.9, 0.6), aspect="equal")
+    ax.axis("off")
+    return figure
+
+
+def _rectangle(ax: Axes, x: float, name: str, colour: str, style: str, size: tuple[int, int], unit: int) -> float:
+    """A matrix (rows, columns) on the middle line, its size below it. Gives where the next one may stand."""
+    height, width = (n / unit for n in size)
+    ax.add_patch(Rectangle((x, -height / 2), width, height, fc=colour + "33", ec=colour, lw=1.6, ls=style))
+    ax.text(x + width / 2, 0, name, ha="center", va="center", fontsize=13)
+    ax.text(x + width / 2, -0.56, f"{size[0]}\nx {size[1]}", ha="center", va="top", fontsize=10)
+    return x + width + 0.16
+
+
+def structures(size: int = 96, rank: int = 12) -> Figure:
+    """The four structures of M and U as rectangles to scale, with how many numbers each of them has."""
+    figure, ax = _canvas(14.3, 3.9, (11.5, 3.2))
+    r = 2 * rank / size
+    counts = {"diagonal": size, "low_rank": 2 * size * rank, "diagonal_low_rank": size + 2 * size * rank,
+              "full": size * size}
+    for (name, count), (x, parts) in zip(counts.items(), ((0.2, "D"), (3.0, "AB"), (6.4, "D+AB"), (12.1, "S"))):
+        left = x
+        for part in parts:
+            width = {"A": r, "+": 0.4}.get(part, 2)
+            if part == "+":
+                ax.text(x + 0.2, 2.2, "$+$", ha="center", va="center", fontsize=16)
+            elif part == "D":
+                ax.add_patch(Rectangle((x, 1.2), 2, 2, fc="none", ec=GREY, ls=":"))
+                ax.plot([x, x + 2], [3.2, 1.2], color=GREEN, lw=3)
+            else:
+                height = r if part == "B" else 2
+                ax.add_patch(Rectangle((x, 3.2 - height), width, height, fc=GREEN + "66", ec=GREEN, lw=1.5))
+            if part != "+":
+                ax.text(x + width / 2, 3.4, f"${part}$", ha="center", fontsize=12)
+            x += width + 0.08
+        ax.text((left + x) / 2, 0.75, name, ha="center", fontsize=11)
+        ax.text((left + x) / 2, 0.3, f"{count:,} numbers", ha="center", fontsize=10)
+    return figure
+
+
+def algorithm() -> Figure:
+    """The whole algorithm from left to right, what each step does, and which steps look at images."""
+    figure, ax = _canvas(17.2, 3.9, (11, 2.5))
+    steps = [("originals", "$k$ models, frozen", BLUE, "--"),
+             ("SuperNet", "$U_i$, $M_i$ around\nevery layer", GREEN, "-"),
+             ("start", "first (paper) or\nsubspaces (ours)", GREEN, "-"),
+             ("train", "features $f_i$\nare rebuilt", GREEN, "-"),
+             ("fold", r"$W^* = \sum_i M_i W_i U_i$", PINK, "-"), ("merged", "1 backbone,\n$k$ heads", PINK, "-")]
+    places = [1.4 + 2.88 * j for j in range(len(steps))]
+    _chain(ax, 2.4, [(x, name, colour, style, 1.8) for x, (name, _, colour, style) in zip(places, steps)])
+    for x, (_, note, *_) in zip(places, steps):
+        ax.text(x, 1.85, note, ha="center", va="top", fontsize=10)
+    ax.text(places[2] + 1.44, 3.65, "a few unlabeled images (first starts without)", ha="center", va="center",
+            fontsize=10)
+    for x in places[2:4]:
+        _arrow(ax, (places[2] + 1.44, 3.45), (x, 2.8))
+    _bracket(ax, places[2] - 0.9, places[3] + 0.9, 0.6, "only here anything is learned: $M$, $U$ and the norms")
+    return figure
+
+
+def two_unit_networks(networks: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Networks of two inputs, two hidden units and one output side by side, with their weights on the arrows.
+
+    Args:
+        networks: title -> weights (2, 2) and (1, 2).
+    """
+    figure, axes = plt.subplots(1, len(networks), figsize=(3.4 * len(networks), 3.2), layout="constrained")
+    inputs, hidden, output = ((0.3, 2.0), (0.3, 0.4)), ((2.0, 2.0), (2.0, 0.4)), ((3.7, 1.2),)
+    for ax, (title, weights) in zip(axes, networks.items()):
+        ax.set(xlim=(-0.1, 4.1), ylim=(-0.1, 2.5), title=title, aspect="equal")
+        ax.axis("off")
+        for left, right, weight in zip((inputs, hidden), (hidden, output), weights):
+            for row, end in zip(weight.tolist(), right):
+                for value, start, colour in zip(row, left, (BLUE, ORANGE)):
+                    _weighted(ax, start, end, value, colour)
+        for names, places in ((("$x_0$", "$x_1$"), inputs), (("$h_0$", "$h_1$"), hidden), (("$y$",), output)):
+            for name, place in zip(names, places):
+                ax.text(*place, name, ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"})
+    return figure
+
+
+def _weighted(ax: Axes, start: tuple[float, float], end: tuple[float, float], value: float, colour: str) -> None:
+    """An arrow with a weight on it, near its start, where no other crosses."""
+    ax.plot(*zip(start, end), color=colour if value else GREY, lw=1.8, ls="-" if value else ":", zorder=0)
+    place = [s + 0.34 * (e - s) for s, e in zip(start, end)]
+    ax.text(*place, f"{value:g}", ha="center", va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1})
+
+
+def local_and_global() -> Figure:
+    """Training with one loss at the end, and block by block with a loss at every depth; where gradients run."""
+    figure, ax = _canvas(13.8, 6.8, (10.2, 4.8))
+    places = [1.2 + 2.5 * j for j in range(5)]
+    for y, title, depths in ((5.4, "global: one loss at the output; its gradient runs back through everything", (4,)),
+                             (2.4, "local: a loss at every depth, one after the other; its gradient stops at the depth "
+                              "before", range(5))):
+        ax.text(0.2, y + 1.15, title, fontsize=11)
+        _chain(ax, y, [(x, "embed" if j == 0 else f"block {j}", GREEN, "-", 1.6) for j, x in enumerate(places)])
+        for j in depths:
+            x = places[j] + 1.25
+            _box(ax, x, y - 1.3, "$U_{out}$, loss" if j == 4 else "$U$, loss", ORANGE, 1.7)
+            ax.text(x, y - 1.85, "output" if j == 4 else f"depth {j}", ha="center", va="top", fontsize=10)
+            _arrow(ax, (x, y), (x, y - 0.92)) if j < 4 else _arrow(ax, (places[4] + 0.85, y - 0.1), (x, y - 0.92))
+            back = places[0] if len(depths) == 1 else places[j]
+            ax.annotate("", (back - 0.6, y + 0.62), (x - 0.1, y + 0.62),
+                        arrowprops={"arrowstyle": "-|>", "color": PINK, "lw": 2, "ls": "--"})
+    return figure

@@ -1,0 +1,46 @@
+"""The lessons' checks can fail: on copies of the library with a fault in it, strict nbval goes red where it should."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# What is broken -> (file, what stands there, what is put in its place, lessons that must notice).
+FAULTS = {
+    "the fold forgets the bias": (
+        "folding.py", "sum(term.bias for term in terms)", "0 * sum(term.bias for term in terms)",
+        ["02_merge_and_unmerge", "06_folding"]),
+    "M and U are swapped": (
+        "layers.py", "self.merges, self.unmerges, self.k = merges, unmerges, len(layers)",
+        "self.merges, self.unmerges, self.k = unmerges or merges, merges, len(layers)", ["02_merge_and_unmerge"]),
+    "a LayerNorm is skipped": (
+        "supernet.py", "self._own_norms()\n",
+        "[setattr(block, 'norm2', nn.Identity()) for block in getattr(self.body, 'blocks', ())]; self._own_norms()\n",
+        ["06_folding"]),
+    "nothing": ("layers.py", "", "", ["02_merge_and_unmerge"]),
+}
+
+
+def broken_copy(folder: Path, file: str, right: str, wrong: str) -> None:
+    shutil.copytree(ROOT / "fsmerge_lite", folder / "fsmerge_lite")
+    for name in ("data", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    path = folder / "fsmerge_lite" / file
+    assert right in path.read_text(), "the library has changed; say anew what is to be broken"
+    path.write_text(path.read_text().replace(right, wrong) if right else path.read_text())
+
+
+@pytest.mark.parametrize("fault, lesson", [(fault, lesson) for fault, (*_, all_) in FAULTS.items() for lesson in all_])
+def test_a_lesson_goes_red_on_a_broken_library(fault, lesson, tmp_path):
+    broken_copy(tmp_path, *FAULTS[fault][:3])
+    (tmp_path / "notebooks").mkdir()
+    notebook = shutil.copy(ROOT / "notebooks" / f"{lesson}.ipynb", tmp_path / "notebooks")
+    nbval = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env",
+             "--nbval-cell-timeout", "300", "--nbval-sanitize-with", str(ROOT / "tests" / "notebooks" / "sanitize.cfg"),
+             notebook]
+    run = subprocess.run(nbval, cwd=tmp_path, capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": str(tmp_path), "FSMERGE_QUIET": "1"})
+    assert run.returncode == (0 if fault == "nothing" else 1), run.stdout[-3000:] + run.stderr[-2000:]
