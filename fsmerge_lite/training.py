@@ -26,10 +26,13 @@ def target_features(originals: Sequence[Original], images: Calibration, like: Te
 
 
 def same_tasks(originals: Sequence, images: Calibration) -> None:
-    """Refuse images of another number of tasks than there are originals."""
+    """Refuse images of another number of tasks than there are originals, or none of a task."""
     k = int(images.owner.max()) + 1
     if k != len(originals):
         raise ValueError(f"the images are of {k} tasks, but there are {len(originals)} originals")
+    missing = set(range(k)) - set(images.owner.tolist())
+    if missing:
+        raise ValueError(f"there is no image of task {min(missing)} (from 0); every original needs some of its own")
 
 
 @torch.no_grad()

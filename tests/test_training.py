@@ -285,3 +285,10 @@ def test_the_bar_is_quiet_unless_asked_for(capsys):
     assert capsys.readouterr().err == ""
     fit([w], lambda step: w.square().sum(), steps=2, lr=0.1, name="shown", progress=True)
     assert "shown: 100%" in capsys.readouterr().err
+
+
+def test_a_task_without_images_is_named():
+    net = fsm.SuperNet(vits([8, 8]), rank=2)
+    images = Calibration(pictures(4), torch.ones(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="no image of task 0"):
+        fsm.train_global(net, images, steps=1)
