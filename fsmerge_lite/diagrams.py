@@ -290,3 +290,26 @@ def local_and_global() -> Figure:
             ax.annotate("", (back - 0.6, y + 0.62), (x - 0.1, y + 0.62),
                         arrowprops={"arrowstyle": "-|>", "color": PINK, "lw": 2, "ls": "--"})
     return figure
+
+
+def at_once_and_in_sequence() -> Figure:
+    """Three originals merged at once, and two of them first and the merge with the third."""
+    figure, ax = _canvas(15.6, 4.2, (10.4, 2.9))
+    ax.text(2.9, 3.9, "at once", ha="center", fontsize=11)
+    ax.text(10.7, 3.9, "in sequence", ha="center", fontsize=11)
+    originals = (("$a$", BLUE), ("$b$", ORANGE), ("$c$", GREEN))
+    for y, (name, colour) in zip((3.2, 2.1, 1.0), originals):
+        _box(ax, 0.9, y, name, colour, 1.0, "--")
+        _arrow(ax, (1.5, y), (3.3, 2.1))
+        _box(ax, 7.4, y, name, colour, 1.0, "--")
+    _box(ax, 4.2, 2.1, "$a, b, c$", PINK, 1.6)
+    for y in (3.2, 2.1):
+        _arrow(ax, (8.0, y), (9.5, 2.65))
+    _box(ax, 10.4, 2.65, "$a, b$", PINK, 1.6)
+    _arrow(ax, (11.3, 2.65), (12.9, 1.85))
+    _arrow(ax, (8.0, 1.0), (12.9, 1.8))
+    _box(ax, 13.9, 1.82, "$a, b, c$", PINK, 1.8)
+    ax.text(4.2, 1.5, "output matrices\n$O_1,\\ O_2,\\ O_3$", ha="center", va="top", fontsize=10)
+    ax.text(10.4, 3.45, "$O_1,\\ O_2$", ha="center", va="top", fontsize=10)
+    ax.text(13.9, 1.2, "$O_1 U,\\ O_2 U,\\ O_3$", ha="center", va="top", fontsize=10)
+    return figure

@@ -202,7 +202,10 @@ class SuperNet(nn.Module):
                             for names in self._alike() if len(names) > 1]
         made = {wire.layer: self.body.get_submodule(wire.layer).fold for wire in self.wiring.wires}
         for names, stack in self._stacks:
-            made |= {name: partial(tuple, one) for name, one in zip(names, stack.fold())}
+            for name, one in zip(names, stack.fold()):
+                if not any(p.requires_grad for p in self.body.get_submodule(name).parameters()):  # local training
+                    one = [None if part is None else part.detach() for part in one]
+                made[name] = partial(tuple, one)
         return made
 
     def _alike(self) -> Iterable[list[str]]:

@@ -104,6 +104,14 @@ def test_what_happens_to_frozen_weights_after_a_fold_is_seen_by_the_next(change)
     torch.testing.assert_close(net(x), net(x, explicit=True), rtol=bound, atol=bound)
 
 
+def test_where_nothing_is_learned_nothing_is_kept_for_a_gradient():
+    net = fsm.SuperNet(vits([8, 8], depth=3), rank=2)
+    net.body.blocks[1].requires_grad_(False)
+    state = net.folded()
+    assert [state[f"blocks.{block}.mlp.fc1.weight"].requires_grad for block in range(3)] == [True, False, True]
+    assert [state[f"blocks.{block}.mlp.fc1.bias"].requires_grad for block in range(3)] == [True, False, True]
+
+
 def test_a_first_fold_in_inference_mode_does_not_spoil_training():
     net = fsm.SuperNet(vits([8, 8]), rank=2)
     with torch.inference_mode():

@@ -55,13 +55,17 @@ class Page:
     def __init__(self, port: int):
         pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json"))
         page = next(page for page in pages if page["type"] == "page")
-        self.socket, self.calls = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60), 0
+        self.socket, self.calls = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=300), 0
+        self.call("Page.enable")
 
     def call(self, method: str, **parameters) -> dict:
         self.calls += 1
         self.socket.send(json.dumps({"id": self.calls, "method": method, "params": parameters}))
         while True:
             answer = json.loads(self.socket.recv())
+            if answer.get("method") == "Page.javascriptDialogOpening":  # leave the notebook before, unsaved
+                leave = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                self.socket.send(json.dumps(leave))
             if answer.get("id") == self.calls:
                 return answer["result"]
 
