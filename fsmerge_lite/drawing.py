@@ -1,6 +1,6 @@
 """The embedded pictures: real digits from scikit-learn; letters, shapes and textures drawn here.
 
-Every function gives images (n, 3, 32, 32) in [-1, 1] and labels (n,), fixed by the generator.
+Every function gives images (n, 3, size, size) in [-1, 1] and labels (n,), fixed by the generator.
 """
 import functools
 import math
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-SIZE = 32  # pixels a side
+SIZE = 32  # pixels a side, where no other size is asked for
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -46,7 +46,7 @@ def _stamps(atlas: Tensor, degrees: float, shrink: tuple[float, float], n: int, 
     for rows in torch.arange(n).split(1024):  # bounded memory for any n
         stamp = atlas[labels[rows], variant[rows]][:, None]
         turned = turn(stamp, angle[rows], zoom[rows], shift[rows], stretch[rows])
-        masks.append(F.avg_pool2d(turned, atlas.shape[-1] // SIZE)[:, 0])
+        masks.append(F.avg_pool2d(turned, 2)[:, 0])
     return _paint(torch.cat(masks), generator), labels
 
 
@@ -70,9 +70,9 @@ def jitter(images: Tensor, generator: torch.Generator) -> Tensor:
     return turn(images, angle, zoom, shift, beyond="border")
 
 
-def _stamp(draw: Callable[[ImageDraw.ImageDraw], None], side: int = 2 * SIZE, fine: int = 4) -> np.ndarray:
+def _stamp(draw: Callable[[ImageDraw.ImageDraw], None], side: int) -> np.ndarray:
     """What `draw` puts on a canvas with coordinates 0..256, as a mask (side, side) in [0, 1]."""
-    canvas = Image.new("L", (side * fine, side * fine))
+    canvas = Image.new("L", (256, 256))
     draw(ImageDraw.Draw(canvas))
     return np.asarray(canvas.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
 
@@ -82,11 +82,11 @@ FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "
 
 
 @functools.cache
-def _letters_atlas() -> Tensor:
+def _letters_atlas(side: int) -> Tensor:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     fonts = [ImageFont.truetype(folder / f"{font}.ttf", 190) for font in FONTS]
     return torch.from_numpy(np.array([
-        [_stamp(lambda d, c=c, f=f: d.text((128, 128), c, fill=255, font=f, anchor="mm")) for f in fonts]
+        [_stamp(lambda d, c=c, f=f: d.text((128, 128), c, fill=255, font=f, anchor="mm"), side) for f in fonts]
         for c in LETTERS]))
 
 
@@ -107,7 +107,7 @@ def _disc(d: ImageDraw.ImageDraw, x: float, y: float, r: float, fill: int = 255)
 
 
 @functools.cache
-def _shapes_atlas() -> Tensor:
+def _shapes_atlas(side: int) -> Tensor:
     drawings = {
         "circle": lambda d: _disc(d, 128, 128, 84),
         "ring": lambda d: (_disc(d, 128, 128, 90), _disc(d, 128, 128, 52, 0)),
@@ -122,7 +122,7 @@ def _shapes_atlas() -> Tensor:
         "arrow": lambda d: (d.polygon([(128, 24), (214, 120), (42, 120)], fill=255),
                             d.rectangle((98, 110, 158, 228), fill=255)),
     }
-    return torch.from_numpy(np.array([[_stamp(drawings[name])] for name in SHAPES]))
+    return torch.from_numpy(np.array([[_stamp(drawings[name], side)] for name in SHAPES]))
 
 
 def _ramp(phase: Tensor) -> Tensor:
@@ -151,12 +151,12 @@ TEXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def textures(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def textures(n: int, generator: torch.Generator, size: int = SIZE) -> tuple[Tensor, Tensor]:
     """Turned, scaled and coloured textures, one of `TEXTURES` each."""
     labels = torch.randint(len(TEXTURES), (n,), generator=generator)
     angle, zoom = _uniform(n, 0, 2 * math.pi, generator), _uniform(n, 2.5, 4.5, generator)
     shift = torch.stack([_uniform(n, -0.25, 0.25, generator) for _ in "xy"])[:, :, None, None]  # (2, n, 1, 1)
-    axis = (torch.arange(SIZE) + 0.5) / SIZE - 0.5
+    axis = (torch.arange(size) + 0.5) / size - 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     x, y = x + shift[0], y + shift[1]  # (n, S, S)
     cos, sin = (zoom * angle.cos())[:, None, None], (zoom * angle.sin())[:, None, None]
@@ -169,20 +169,20 @@ def textures(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grown to 32 x 32, in one fixed random order."""
+def digits(size: int = SIZE) -> tuple[Tensor, Tensor]:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grown to size x size, in one fixed random order."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     grey = torch.from_numpy(data.images).float()[:, None] / 16
-    images = F.interpolate(grey, (SIZE, SIZE), mode="bicubic", align_corners=False).clamp(0, 1) * 2 - 1
+    images = F.interpolate(grey, (size, size), mode="bicubic", align_corners=False).clamp(0, 1) * 2 - 1
     return images.expand(-1, 3, -1, -1)[order], torch.from_numpy(data.target).long()[order]
 
 
-def letters(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def letters(n: int, generator: torch.Generator, size: int = SIZE) -> tuple[Tensor, Tensor]:
     """Letters in twelve fonts, turned by up to 15 degrees."""
-    return _stamps(_letters_atlas(), 15, (0.65, 0.95), n, generator)
+    return _stamps(_letters_atlas(2 * size), 15, (0.65, 0.95), n, generator)
 
 
-def shapes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def shapes(n: int, generator: torch.Generator, size: int = SIZE) -> tuple[Tensor, Tensor]:
     """Filled shapes, turned by up to 30 degrees."""
-    return _stamps(_shapes_atlas(), 30, (0.8, 1.2), n, generator)
+    return _stamps(_shapes_atlas(2 * size), 30, (0.8, 1.2), n, generator)

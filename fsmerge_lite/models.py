@@ -20,7 +20,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from .files import load_files, save_files
-from .tasks import EMBEDDED, Task
+from .tasks import EMBEDDED, SIZE, Task, task
 
 
 class MLP(nn.Module):
@@ -221,6 +221,7 @@ class Original(nn.Module):
         """Write `path`.safetensors and `path`.json, the card, with the entries of `self.card` in it."""
         save_files(path, self.state_dict(), self.card | {
             "format": "fsmerge_lite.Original", "name": self.name, "task": self.task.name if self.task else None,
+            "size": self.task.size if self.task else None,
             "backbone": describe(self.backbone), "head": _linear_shape(self.head)})
 
 
@@ -231,7 +232,8 @@ def load_original(path: str | Path) -> Original:
         FileNotFoundError, ValueError: no such files, or they are not whole or not of this format.
     """
     state, card = load_files(path, "fsmerge_lite.Original")
-    original = Original(build(card["backbone"]), _linear(card["head"]), card["name"], EMBEDDED.get(card["task"]))
+    own = task(card["task"], card.get("size", SIZE)) if card["task"] in EMBEDDED else None
+    original = Original(build(card["backbone"]), _linear(card["head"]), card["name"], own)
     _load_state(original, state, path)
     original.card = card
     return original.eval()

@@ -49,14 +49,19 @@ def recipe() -> dict:
     return json.loads((DATA / "recipe.json").read_text())
 
 
-def train_original(own: Task, how: dict, progress: bool | None = None, seed: int | None = None) -> Original:
+def train_original(own: Task, how: dict, progress: bool | None = None, seed: int | None = None,
+                   mixture: Sequence[Task] | None = None, device: torch.device | str = "cpu",
+                   checkpoint: str | Path | None = None) -> Original:
     """Pretrain a ViT on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
 
     Args:
-        own: the task to be good at, of 32 x 32 pictures; your own folders too.
+        own: the task to be good at; your own folders too.
         how: a recipe as in `data/originals/recipe.json`, from `recipe()`.
         progress: show a bar; None shows it in a terminal or notebook.
         seed: of the initialization and the images; by default the recipe's for this task, or one made of its name.
+        mixture: what to pretrain on; by default the embedded tasks that the recipe names, in its size.
+        device: to train on.
+        checkpoint: a file name; a killed run resumes from `checkpoint`.pretrain and `checkpoint`.finetune.
 
     Raises:
         ValueError: the task's pictures are of another size than the recipe's model reads.
@@ -64,17 +69,18 @@ def train_original(own: Task, how: dict, progress: bool | None = None, seed: int
     if own.size != how["architecture"]["img_size"]:
         raise ValueError(f"{own!r} has pictures of another size than the recipe's {how['architecture']['img_size']}")
     seed = how["seeds"].get(own.name, zlib.crc32(own.name.encode())) if seed is None else seed
-    mixture = [task(name) for name in how["mixture"]]
+    mixture = mixture or [task(name, own.size) for name in how["mixture"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = vit(**how["architecture"])
         broad = nn.Linear(backbone.embed_dim, sum(len(t.classes) for t in mixture))
         head = nn.Linear(backbone.embed_dim, len(own.classes))
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
-        model = nn.Sequential(backbone, classifier).train()
+        model = nn.Sequential(backbone, classifier).train().to(device)
         settings = dict(how[phase])
         loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + seed)
-        fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings)
+        fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress,
+            checkpoint=checkpoint and f"{checkpoint}.{phase}", **settings)
     original = Original(backbone.eval(), head, own.name, own).eval()
     original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "seed": seed, "recipe": how}
     return original
@@ -82,18 +88,18 @@ def train_original(own: Task, how: dict, progress: bool | None = None, seed: int
 
 def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:
     """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side."""
-    generator = torch.Generator().manual_seed(seed)
     offsets = [sum(len(t.classes) for t in tasks[:i]) for i in range(len(tasks))]
-    share, pools = batch_size // len(tasks), []
+    share, pools, device = batch_size // len(tasks), [], next(model.parameters()).device
 
     def loss(step: int) -> Tensor:
-        if step % REFRESH == 0:  # drawn tasks never show a picture for long
+        if step % REFRESH == 0 or not pools:  # drawn tasks never show a picture for long
             sizes = [min(share * REFRESH, t.train_size or share * REFRESH) for t in tasks]
-            pools[:] = [t.sample(n, seed=1000 * seed + step) for t, n in zip(tasks, sizes)]
+            pools[:] = [t.sample(n, seed=1000 * seed + step - step % REFRESH) for t, n in zip(tasks, sizes)]
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)  # of the step alone: a run can resume
         images, labels = [], []
         for each, offset, (x, y) in zip(tasks, offsets, pools):
             rows = torch.randint(len(x), (share,), generator=generator)
             images.append(jitter(x[rows], generator) if each.train_size else x[rows])
             labels.append(y[rows] + offset)
-        return F.cross_entropy(model(torch.cat(images)), torch.cat(labels))
+        return F.cross_entropy(model(torch.cat(images).to(device)), torch.cat(labels).to(device))
     return loss

@@ -1,7 +1,7 @@
 """Tasks: labelled images to test on, unlabeled images to merge with.
 
 Four tasks need no download (`drawing` makes their pictures): real handwritten digits, and letters, shapes and
-textures that are drawn. Each has ten classes of 3 x 32 x 32 pictures in [-1, 1]. Real pictures come in
+textures that are drawn. Each has ten classes of 3 x 32 x 32 pictures (or larger) in [-1, 1]. Real pictures come in
 through `folder_task` (one folder a class) and `torchvision_task` (MNIST, CIFAR-10, ...).
 """
 import functools
@@ -72,8 +72,8 @@ def _test_set(task: Task) -> tuple[Tensor, Tensor]:
 DIGITS_TEST = 500  # of the 1,797 real digits, held out for good
 
 
-def _draw_digits(n: int, generator: torch.Generator, split: str) -> tuple[Tensor, Tensor]:
-    images, labels = drawing.digits()
+def _draw_digits(n: int, generator: torch.Generator, split: str, size: int) -> tuple[Tensor, Tensor]:
+    images, labels = drawing.digits(size)
     start, stop = (0, DIGITS_TEST) if split == "test" else (DIGITS_TEST, len(labels))
     return _pick(n, start, stop, generator, f"digits ({split})", lambda rows: (images[rows], labels[rows]))
 
@@ -85,28 +85,35 @@ def _pick(n: int, start: int, stop: int, generator: torch.Generator, what: str, 
     return get(start + torch.randperm(stop - start, generator=generator)[:n])
 
 
-def _endless(name: str, classes: Sequence[str], draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]) -> Task:
-    return Task(name, tuple(classes), lambda n, generator, split: draw(n, generator))
+def _draw_endless(n: int, generator: torch.Generator, split: str, size: int, draw: Callable) -> tuple[Tensor, Tensor]:
+    return draw(n, generator, size)
 
 
-EMBEDDED = {task.name: task for task in (
-    Task("digits", tuple("0123456789"), _draw_digits, test_size=DIGITS_TEST, train_size=1797 - DIGITS_TEST),
-    _endless("letters", drawing.LETTERS, drawing.letters),
-    _endless("shapes", drawing.SHAPES, drawing.shapes),
-    _endless("textures", drawing.TEXTURES, drawing.textures),
-)}
+@functools.lru_cache(maxsize=32)
+def _embedded(name: str, size: int) -> Task:
+    if name == "digits":
+        return Task(name, tuple("0123456789"), functools.partial(_draw_digits, size=size), size, DIGITS_TEST,
+                    1797 - DIGITS_TEST)
+    classes, draw = {"letters": (drawing.LETTERS, drawing.letters), "shapes": (drawing.SHAPES, drawing.shapes),
+                     "textures": (tuple(drawing.TEXTURES), drawing.textures)}[name]
+    return Task(name, classes, functools.partial(_draw_endless, size=size, draw=draw), size)
 
 
-def task(name: str) -> Task:
-    """The embedded task of that name: digits, letters, shapes or textures.
+EMBEDDED = {name: _embedded(name, SIZE) for name in ("digits", "letters", "shapes", "textures")}
+
+
+def task(name: str, size: int = SIZE) -> Task:
+    """The embedded task of that name, of size x size pictures: digits, letters, shapes or textures.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or size < 8.
     """
     if name not in EMBEDDED:
         raise ValueError(f"no embedded task {name!r}; there are {', '.join(EMBEDDED)}, "
                          "and folder_task or torchvision_task for your own pictures")
-    return EMBEDDED[name]
+    if size < 8:
+        raise ValueError(f"size must be at least 8 pixels, got {size}")
+    return _embedded(name, size)
 
 
 # ---------------------------------------------------------------- unlabeled images to merge with

@@ -67,6 +67,40 @@ def test_training_on_a_task_of_ones_own(short_recipe, tmp_path):
         fsm.train_original(fsm.Task("big", ("a",), draw, size=64), short_recipe)
 
 
+def test_a_killed_training_resumes(short_recipe, tmp_path, monkeypatch):
+    short_recipe["finetune"]["steps"] = 120  # checkpoints come every 100
+    whole = fsm.train_original(fsm.task("textures"), short_recipe)
+    honest, steps = originals.classification, []
+
+    def killed(model, tasks, batch_size, seed):
+        loss = honest(model, tasks, batch_size, seed)
+
+        def step(number):
+            steps.append(number)
+            if len(tasks) == 1 and number == 110 and steps.count(110) == 1:
+                raise KeyboardInterrupt
+            return loss(number)
+        return step
+    monkeypatch.setattr(originals, "classification", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fsm.train_original(fsm.task("textures"), short_recipe, checkpoint=tmp_path / "part")
+    steps.clear()
+    steps.append(110)
+    resumed = fsm.train_original(fsm.task("textures"), short_recipe, checkpoint=tmp_path / "part")
+    assert steps[1:] == list(range(100, 120))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict())
+
+
+def test_a_larger_original_remembers_its_pictures(short_recipe, tmp_path):
+    short_recipe["architecture"]["img_size"], short_recipe["mixture"] = 64, ["shapes"]
+    for phase in ("pretrain", "finetune"):
+        short_recipe[phase]["batch_size"] = 8
+    made = fsm.train_original(fsm.task("shapes", 64), short_recipe)
+    made.save(tmp_path / "large")
+    assert fsm.load_original(tmp_path / "large").task is fsm.task("shapes", 64)
+    assert fsm.evaluate(fsm.load_original(tmp_path / "large"), [fsm.task("shapes", 64)]).mean > 0
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no embedded task 'birds'"):
         fsm.load_originals("birds")

@@ -30,6 +30,16 @@ def test_no_test_image_is_trained_on(task):
     assert not train & keys(task.test()[0])
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_larger_pictures_show_the_same(name):
+    (small, labels), (large, again) = (fsm.task(name, size).sample(100, seed=5) for size in (32, 96))
+    assert large.shape == (100, 3, 96, 96) and torch.equal(labels, again) and fsm.task(name, 96).size == 96
+    pooled = torch.nn.functional.avg_pool2d(large, 3)
+    alike = torch.stack([torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(small, pooled)])
+    assert alike.min() > 0.8 and alike.median() > 0.95
+    assert fsm.task(name, 96) is fsm.task(name, 96) and fsm.task(name) is fsm.task(name, 32)
+
+
 def test_digits_are_the_real_ones():
     x = torch.cat([fsm.task("digits").sample(1297)[0], fsm.task("digits").test()[0]])
     back = torch.nn.functional.avg_pool2d(x[:, :1], 4)  # 32 x 32 to 8 x 8
@@ -46,6 +56,8 @@ def test_too_many_real_images():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="no embedded task 'cars'"):
         fsm.task("cars")
+    with pytest.raises(ValueError, match="at least 8 pixels, got 4"):
+        fsm.task("letters", 4)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         fsm.task("shapes").sample(0)
     with pytest.raises(ValueError, match="'train' or 'test', got 'val'"):
