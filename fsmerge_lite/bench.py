@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +19,19 @@ from .evaluation import evaluate
 from .experiments import EXPERIMENTS, Cell, Method, cell_of
 from .files import write_whole
 from .fitting import hidden_bar
-from .models import feature_size
+from .models import Original, feature_size
+from .tasks import Calibration, Task
 
 
 def run_cell(cell: Cell, methods: dict[str, Method], device: str = "cpu", done: Mapping[str, float] = {}
              ) -> Iterator[dict]:
     """One record a method that is not `done` (name -> seconds): accuracies in percent, seconds, trained numbers."""
-    originals, images, tasks = cell.load(device)
+    return compare(cell, methods, *cell.load(device), done)
+
+
+def compare(cell: Cell, methods: dict[str, Method], originals: Sequence[Original], images: Calibration,
+            tasks: Sequence[Task], done: Mapping[str, float] = {}) -> Iterator[dict]:
+    """The same with originals, images and tasks that are at hand."""
     seconds = dict(done)
     for name, method in methods.items():
         if name in done:

@@ -39,6 +39,7 @@ class Cell:
         steps: of every training run.
         total: images a task with augmented copies, about.
         validate: score on labelled training images, to choose settings by; else on test images.
+        precision: of every training run, fp32 or bf16.
     """
 
     tasks: tuple[str, ...]
@@ -47,18 +48,23 @@ class Cell:
     steps: int = 300
     total: int = 800
     validate: bool = False
+    precision: str = "fp32"
 
     def load(self, device: str) -> tuple[list[Original], Calibration, list[Task]]:
-        """The originals, the images to merge with and the tasks to score on."""
-        originals = [load_original(DATA / name).to(pick_device(device)) for name in self.tasks]
+        """The shipped originals, the images to merge with and the tasks to score on."""
+        return self.prepare([load_original(DATA / name).to(pick_device(device)) for name in self.tasks])
+
+    def prepare(self, originals: Sequence[Original]) -> tuple[list[Original], Calibration, list[Task]]:
+        """The same for originals that are at hand."""
         copies = max(0, self.total // self.images - 1)
         tasks = [validation(o.task) if self.validate else o.task for o in originals]
-        return originals, calibration(originals, self.images, copies, self.seed), tasks
+        return list(originals), calibration(originals, self.images, copies, self.seed), tasks
 
 
 def cell_of(record: dict) -> Cell:
     """The cell that a record is of."""
-    return Cell(tuple(record["tasks"]), **{field.name: record[field.name] for field in fields(Cell)[1:]})
+    return Cell(tuple(record["tasks"]), **{field.name: record[field.name] for field in fields(Cell)[1:]
+                                          if field.name != "precision" or field.name in record})
 
 
 @lru_cache(maxsize=16)
@@ -110,7 +116,7 @@ def distillation(lr: float = LR_DISTILL, start: str = "first", as_long_as: str |
     def method(originals, images, cell, seconds):
         longer = seconds[as_long_as] / seconds["distillation"] if as_long_as else times
         steps = max(cell.steps, round(cell.steps * longer))
-        student = distill(originals, images, steps, lr, BATCH, start=start, seed=cell.seed)
+        student = distill(originals, images, steps, lr, BATCH, start=start, seed=cell.seed, precision=cell.precision)
         return Outcome(student, _count(student.backbone.parameters()), steps)
     return method
 
@@ -124,9 +130,10 @@ def fs_merge(lr: float = LR_SUBSPACES, start: str = "subspaces", local: int = 0,
         if start == "subspaces":
             fit_subspaces(net, images)
         if local:
-            train_local(net, images, min(local, cell.steps), lr, BATCH, seed=cell.seed)
+            train_local(net, images, min(local, cell.steps), lr, BATCH, seed=cell.seed, precision=cell.precision)
         if globally:
-            train_global(net, images, cell.steps, lr, BATCH, seed=cell.seed, quiet=quiet, depths=depths, **how)
+            train_global(net, images, cell.steps, lr, BATCH, seed=cell.seed, quiet=quiet, depths=depths,
+                         precision=cell.precision, **how)
         trained = _count(p for p in net.parameters() if p.requires_grad) if local or globally else 0
         return Outcome(net.fold(), trained, local * (len(net.wiring.depths) + 1) + globally * cell.steps)
     return method
@@ -165,7 +172,7 @@ def all_weights(lr: float, start: str = "subspaces", quiet: float = 0.0, depths:
                              for depth, layer in zip(depths, layers)}
         parameters = [*merged.requires_grad_(True).backbone.parameters(), *merged.outputs, *readouts.parameters()]
         loss = objective(net, run, images, BATCH, cell.seed, depths, 1.0, quiet)
-        fit(parameters, loss, cell.steps, lr, name="all weights")
+        fit(parameters, loss, cell.steps, lr, name="all weights", precision=cell.precision)
         return Outcome(merged.requires_grad_(False), _count(parameters), cell.steps)
     return method
 
