@@ -147,9 +147,22 @@ def latencies(models: dict[str, nn.Module], setting: Setting, rounds: int) -> di
     return {name: values[1:] for name, values in times.items()}
 
 
+def matmul_rate(setting: Setting, times: int = 10) -> float:
+    """Multiplications a second of a large matrix product in this precision: what the machine can do at best."""
+    size = 8192 if setting.device == "cuda" else 1024
+    x = torch.randn(size, size, device=setting.device, dtype=torch.bfloat16 if setting.precision == "bf16" else None)
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        (x @ x)[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return size ** 3 / min(seconds)
+
+
 def measure(setting: Setting, rounds: int, steps: int) -> dict:
     """All of it for one setting."""
     torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
+    rate = matmul_rate(setting)
     found = {kind: memory_and_operations(kind, setting) for kind in KINDS[:-1]
              if kind != "made again" or setting.model != "tiny"}  # which has no large layer
     if fits_explicitly(setting, found["distillation"][0]):
@@ -158,7 +171,7 @@ def measure(setting: Setting, rounds: int, steps: int) -> dict:
     runs = {kind: steps_of(kind, setting, originals) for kind in found}
     times = step_times(runs, rounds, steps)
     folded = fsm.SuperNet(originals, setting.rank).fold().backbone
-    return asdict(setting) | {"memory_mb": {kind: memory for kind, (memory, _) in found.items()},
+    return asdict(setting) | {"matmul_rate": rate, "memory_mb": {kind: memory for kind, (memory, _) in found.items()},
                               "operations": {kind: count for kind, (_, count) in found.items()}, "seconds": times,
                               "latency": latencies({"merged": folded, "original": originals[0]}, setting, 3 * rounds)}
 
@@ -179,20 +192,31 @@ def told(record: dict, of: str, to: str) -> str:
     return f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
 
 
+def share_of_rate(record: dict, kind: str) -> str:
+    """What part of the machine's rate of matrix products a step of this kind comes to, in percent."""
+    if "matmul_rate" not in record or kind not in record["seconds"]:
+        return "–"
+    seconds = statistics.median(record["seconds"][kind])
+    return f"{100 * record['operations'][kind] / seconds / record['matmul_rate']:.0f}"
+
+
 def table(records: list[dict]) -> str:
     """A row a setting, in Markdown."""
     columns = ("ViT", "k", "rank", "images", "pixels", "", "distillation, s", "folded", "by operations",
-               "W* made again", "explicit", "explicit / folded", "memory: folded", "made again", "explicit", "latency")
-    lines = [f"| {' | '.join(columns)} |", "|---|" + 15 * "---:|"]
+               "W* made again", "explicit", "explicit / folded", "memory: folded", "made again", "explicit", "latency",
+               "% of matmul rate: distillation", "folded")
+    lines = [f"| {' | '.join(columns)} |", "|---|" + 17 * "---:|"]
     for r in sorted(records, key=lambda r: list(VITS).index(r["model"])):
         operations = r["operations"]["folded"] / r["operations"]["distillation"]
         memory = [f"{r['memory_mb'][kind] / r['memory_mb']['distillation']:.2f}" if kind in r["memory_mb"] else "–"
                   for kind in KINDS[1:]]
-        lines.append(f"| {r['model']} | {r['k']} | {r['rank']} | {r['batch']} | {r['pixels']} | {r['precision']} | "
-                     f"{statistics.median(r['seconds']['distillation']):.3g} | {told(r, 'folded', 'distillation')} | "
-                     f"{operations:.2f} | {told(r, 'made again', 'distillation')} | "
+        lines.append(f"| {r['model']} | {r['k']} | {r['rank']} | {r['batch']} | {r['pixels']} | "
+                     f"{r['device']} {r['precision']} | {statistics.median(r['seconds']['distillation']):.3g} | "
+                     f"{told(r, 'folded', 'distillation')} | {operations:.2f} | "
+                     f"{told(r, 'made again', 'distillation')} | "
                      f"{told(r, 'explicit', 'distillation')} | {told(r, 'explicit', 'folded')} | "
-                     f"{' | '.join(memory)} | {told(r, 'merged', 'original')} |")
+                     f"{' | '.join(memory)} | {told(r, 'merged', 'original')} | "
+                     f"{share_of_rate(r, 'distillation')} | {share_of_rate(r, 'folded')} |")
     return "\n".join(lines)
 
 
