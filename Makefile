@@ -41,7 +41,8 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(READY)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS) \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300
 
 clean:
 	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -7,16 +7,13 @@ With M = D + A B, U = E + F G and a frozen W, one original adds to a layer (pape
 The products of low rank of all originals stand side by side in one product of two thin matrices.
 """
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from .matrices import Structured, put, take
-
-if TYPE_CHECKING:
-    from .layers import SuperLinear
 
 
 class Parts(NamedTuple):
@@ -112,13 +109,13 @@ class AddScaled(torch.autograd.Function):
 # ---------------------------------------------------------------- several layers at once
 
 class Stack:
-    """Layers alike in all but their numbers, folded together: a few large products in the place of many small ones.
+    """`SuperLinear`s alike in all but their numbers, folded together: a few large products, not many small ones.
 
     Their frozen weights move into one tensor for all, of which each layer's own is a view from then on.
     Originals of one kind are stacked too. Not for `full` matrices.
     """
 
-    def __init__(self, layers: Sequence["SuperLinear"]):
+    def __init__(self, layers: Sequence[nn.Module]):
         alike: dict[tuple, list[int]] = {}
         for i, pair in enumerate(zip(layers[0].merges, layers[0].unmerges)):
             alike.setdefault(tuple(matrix.kind for matrix in pair), []).append(i)
@@ -137,7 +134,7 @@ class Stack:
 class _Pile:
     """The originals of one kind in a `Stack`: all tensors (layers, originals, ...)."""
 
-    def __init__(self, layers: Sequence["SuperLinear"], same: Sequence[int]):
+    def __init__(self, layers: Sequence[nn.Module], same: Sequence[int]):
         self.shape, self.pairs = (len(layers), len(same)), [(layer, i) for layer in layers for i in same]
         self.matrices = [(layer.merges[i], layer.unmerges[i]) for layer, i in self.pairs]
         self.term = Term(*self.matrices[0])

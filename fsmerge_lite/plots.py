@@ -1,33 +1,35 @@
 """Every figure. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Image, display
+from IPython.display import HTML, Image, display
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
-MARKERS = "osD^vPX*<>"
+MARKERS, LINES = "osD^vPX*<>", ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2)))
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
 BLUE_ORANGE = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
 
 
 def png(figure: Figure) -> bytes:
     """The figure as PNG; it is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer := io.BytesIO(), format="png")
     plt.close(figure)
     return buffer.getvalue()
 
 
 def show(drawn: Figure | Axes, alt: str) -> None:
-    """Display a figure in a notebook as PNG, with a text for those who cannot see it; it is closed."""
-    display(Image(png(drawn.get_figure()), alt=alt))
+    """Display a figure as PNG, and what it shows in words: as alt text, which JupyterLab drops, and to unfold."""
+    words = HTML(f"<details><summary>In words</summary>{escape(alt)}</details>")
+    display(Image(png(drawn.get_figure()), alt=alt), words)
 
 
 def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
@@ -52,15 +54,18 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
     behind.set(yticks=[], ylim=(0, 1.05 * max(runs[0].lr)))
     ax.set_zorder(behind.get_zorder() + 1)
     ax.patch.set_visible(False)
-    for run, colour in zip(runs, COLOURS):
-        ax.semilogy(run.loss, color=colour, lw=1, label=f"{run.name}, {run.seconds[-1]:.0f} s")
+    for run, colour, line in zip(runs, COLOURS, LINES):
+        ax.semilogy(run.loss, color=colour, ls=line, lw=1.2, label=f"{run.name}, {run.seconds[-1]:.0f} s")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="step (grey: learning rate)", ylabel="reconstruction loss")
     ax.legend(frameon=False)
     return ax
 
 
 def accuracies(table: Mapping) -> Figure:
-    """Bars of per-task and joint accuracy from a `Table`, a group a method; chance for one of ten classes dotted."""
+    """Bars of per-task and joint accuracy from a `Table`, a group a method; guessing one of ten classes dotted."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
     figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
     width = 0.8 / len(columns)
@@ -69,11 +74,11 @@ def accuracies(table: Mapping) -> Figure:
         places = np.arange(len(table)) + (j - (len(columns) - 1) / 2) * width
         bars = ax.bar(places, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
                       label=column if column == "joint" else f"{column} (head given)")
-        ax.bar_label(bars, fmt="%.0f", fontsize=8)
-    ax.axhline(10, color="black", ls=":", lw=1)
+        ax.bar_label(bars, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
+    ax.axhline(10, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
     ax.set_xticks(range(len(table)), [name.replace(", ", ",\n") for name in table])
     ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
-    ax.legend(frameon=False, ncols=len(columns), loc="upper left")
+    ax.legend(frameon=False, ncols=len(columns) + 1, loc="upper left", columnspacing=1.2)
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -178,15 +183,24 @@ def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
 
 def bars(found: Mapping[str, tuple[float, float]]) -> Figure:
     """Per-task and joint accuracy as horizontal bars, one pair a row: name -> (per task, joint) in percent."""
-    figure, ax = plt.subplots(figsize=(8, 0.42 * len(found) + 1.2), layout="constrained")
-    places = np.arange(len(found))[::-1]
-    for shift, column, colour, label in ((0.2, 0, BLUE, "per task"), (-0.2, 1, ORANGE, "joint")):
-        drawn = ax.barh(places + shift, [pair[column] for pair in found.values()], 0.38, color=colour, label=label)
-        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
-    ax.set_yticks(places, found)
-    ax.set(xlim=(0, 109), xlabel="test accuracy, %")
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside upper right", ncols=2)
+    return bar_panels({"": found}, "%.1f", 8)
+
+
+def bar_panels(found: Mapping[str, Mapping[str, tuple[float, float]]], digits: str = "%.0f", wide: float = 4) -> Figure:
+    """`bars` in panels side by side: title -> name -> (per task, joint) in percent."""
+    rows = len(next(iter(found.values())))
+    figure, axes = plt.subplots(1, len(found), figsize=(wide + 3.1 * (len(found) - 1), 0.42 * rows + 1.2), sharey=True,
+                                squeeze=False, layout="constrained")
+    for ax, (title, pairs) in zip(axes[0], found.items()):
+        places = np.arange(rows)[::-1]
+        for shift, column, colour, label in ((0.2, 0, BLUE, "per task"), (-0.2, 1, ORANGE, "joint")):
+            drawn = ax.barh(places + shift, [pair[column] for pair in pairs.values()], 0.38, color=colour, label=label,
+                            hatch="/" * column)
+            ax.bar_label(drawn, fmt=digits, fontsize=8, padding=2)
+        ax.set_yticks(places, pairs)
+        ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -280,7 +294,7 @@ def token(picture: Tensor, patch: int, side: int, sizes: Mapping[str, Sequence[f
                              (axes[2], cosines, "cosine: original 2 read back")):
         for j, (name, line) in enumerate(lines.items()):
             ax.plot(line, marker=MARKERS[j], color=COLOURS[j if ax is axes[1] else j + 3], label=name)
-        ax.set(xlabel="depth (blocks behind it)", title=label, xticks=range(len(line)))
+        ax.set(xlabel="depth (blocks passed)", ylabel=label, xticks=range(len(line)))
         ax.set_ylim(min(0, ax.get_ylim()[0]))
         ax.legend(frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
@@ -320,22 +334,6 @@ def correlations(found: Mapping[str, Tensor]) -> Figure:
         image = ax.imshow(matrix.detach().cpu(), cmap=BLUE_ORANGE, vmin=-1, vmax=1, interpolation="nearest")
         ax.set(title=title, xticks=[], yticks=[], xlabel="channel of the second", ylabel="channel of the first")
     figure.colorbar(image, ax=axes, label="correlation", shrink=0.8)
-    return figure
-
-
-def bar_panels(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
-    """`bars` in panels side by side: title -> name -> (per task, joint) in percent."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3.1 * len(found) + 1.5, 4), sharey=True, layout="constrained")
-    for ax, (title, rows) in zip(axes, found.items()):
-        places = np.arange(len(rows))[::-1]
-        for shift, column, colour, label in ((0.2, 0, BLUE, "per task"), (-0.2, 1, ORANGE, "joint")):
-            drawn = ax.barh(places + shift, [pair[column] for pair in rows.values()], 0.38, color=colour, label=label,
-                            hatch="/" * column)
-            ax.bar_label(drawn, fmt="%.0f", fontsize=8, padding=2)
-        ax.set_yticks(places, rows)
-        ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 

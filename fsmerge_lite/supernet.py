@@ -134,7 +134,8 @@ class SuperNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Make the W* of large layers again in the backward rather than keep them: less memory, more time, same result.
 
-        Named after timm's, which does so with the activations of a block.
+        Named after timm's, which does so with the activations of a block. Small layers are folded in stacks,
+        once a step; for them nothing changes.
         """
         self.grad_checkpointing = enable
         for wire in self.wiring.wires:

@@ -1,4 +1,5 @@
 """Sliders for notebooks, each on top of a function that draws the same for one setting and needs no front end."""
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,14 +52,21 @@ def draw_rank(rank: int, start: str = "first", file: Path = RANKS) -> Figure:
     return drawn
 
 
-def rank_slider(rank: int = 12, file: Path = RANKS) -> ipywidgets.interactive:
+def rank_slider(rank: int = 12, file: Path = RANKS) -> ipywidgets.VBox:
     """`draw_rank` under a slider for the rank, which begins at `rank`, and a choice of the start."""
-    def draw(rank: int, start: str) -> None:
-        plots.show(draw_rank(rank, start, file), f"Accuracy, loss and answers of the merge of {_name(rank)}.")
     ranks = [(_name(run["rank"]), run["rank"]) for run in load_ranks(file)["first"]]
-    return ipywidgets.interactive(
-        draw, rank=ipywidgets.SelectionSlider(options=ranks, value=rank, continuous_update=False),
-        start=ipywidgets.ToggleButtons(options=[(text, name) for name, text in STARTS.items()]))
+    slider = ipywidgets.SelectionSlider(description="rank", options=ranks, value=rank, continuous_update=False)
+    start = ipywidgets.ToggleButtons(description="start", options=[(text, name) for name, text in STARTS.items()])
+    picture = ipywidgets.HTML()  # not an Output: nbclient, which runs notebooks, may wait for ever at one
+
+    def draw(change: object = None) -> None:
+        data = base64.b64encode(plots.png(draw_rank(slider.value, start.value, file))).decode()
+        picture.value = (f'<img alt="Accuracy, loss and answers of the merge of {_name(slider.value)}, from '
+                         f'{STARTS[start.value]}." src="data:image/png;base64,{data}">')
+    for control in (slider, start):
+        control.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([slider, start, picture])
 
 
 def _name(rank: int) -> str:
@@ -79,7 +87,7 @@ def _curves(ax: Axes, runs: Mapping[int, dict], rank: int, steps: int) -> None:
     for r, run in sorted(runs.items(), key=lambda pair: pair[0] == rank):  # the chosen one last: on top
         at = [(j + 0.5) * steps / len(run["loss"]) for j in range(len(run["loss"]))]
         ax.semilogy(at, run["loss"], color=plots.BLUE if r == rank else plots.GREY, lw=2.4 if r == rank else 1)
-    ax.set(xlabel="step", title="loss (grey: the other ranks)")
+    ax.set(xlabel="step", ylabel="reconstruction loss", title="loss (grey: the other ranks)")
 
 
 def _singular(ax: Axes, runs: Mapping[int, dict], rank: int) -> None:
@@ -91,8 +99,9 @@ def _singular(ax: Axes, runs: Mapping[int, dict], rank: int) -> None:
 
 def _read(ax: Axes, tasks: Sequence[Task], answers: Sequence[Sequence[int]]) -> None:
     for row, (each, read) in enumerate(zip(tasks, answers)):
-        for column, (image, label, answer) in enumerate(zip(*each.test(), read)):
-            ax.imshow(image.movedim(0, -1) / 2 + 0.5, extent=(column, column + 0.94, -1.4 * row, 0.94 - 1.4 * row))
+        images, labels = each.test()
+        for column, (image, label, answer) in enumerate(zip(images.movedim(1, -1).numpy() / 2 + 0.5, labels, read)):
+            ax.imshow(image, extent=(column, column + 0.94, -1.4 * row, 0.94 - 1.4 * row))
             ax.text(column + 0.47, -0.2 - 1.4 * row, f"{each.classes[answer]} {'✓' if answer == label else '✗'}",
                     color=plots.GREEN if answer == label else plots.COLOURS[5], ha="center", va="center")
     ax.set(xlim=(0, len(answers[0])), ylim=(-1.8, 1), title="what it reads in some test pictures (head given)")

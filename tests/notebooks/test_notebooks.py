@@ -38,6 +38,7 @@ def test_every_cell_was_run_and_enough_is_compared(path):
 def test_outputs_are_portable(path):
     for cell in code_cells(path):
         assert len(cell.source.splitlines()) <= 15
+        assert max(map(len, cell.source.splitlines())) <= 112, "JupyterLab shows no longer lines without scrolling"
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", cell.source
             assert not {"image/svg+xml", "application/pdf"} & set(output.get("data", {}))
@@ -59,6 +60,9 @@ def test_a_lesson_has_all_its_parts(path):
 def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
     shown = [output for cell in code_cells(path) for output in cell.outputs if "image/png" in output.get("data", {})]
     assert shown and all(len(output.metadata["image/png"]["alt"]) > 20 for output in shown)
+    words = [output for cell in code_cells(path) for output in cell.outputs
+             if "<summary>In words" in output.get("data", {}).get("text/html", "")]
+    assert len(words) == len(shown)
 
 
 @pytest.mark.parametrize("path", sorted([*NOTEBOOKS, *NOTEBOOKS[0].parent.glob("*.md")]), ids=lambda p: p.name)
