@@ -56,13 +56,14 @@ def rank_slider(rank: int = 12, file: Path = RANKS) -> ipywidgets.VBox:
     """`draw_rank` under a slider for the rank, which begins at `rank`, and a choice of the start."""
     ranks = [(_name(run["rank"]), run["rank"]) for run in load_ranks(file)["first"]]
     slider = ipywidgets.SelectionSlider(description="rank", options=ranks, value=rank, continuous_update=False)
-    start = ipywidgets.ToggleButtons(description="start", options=[(text, name) for name, text in STARTS.items()])
+    start = ipywidgets.ToggleButtons(options=[(text, name) for name, text in STARTS.items()],
+                                     style={"button_width": "auto"})
     picture = ipywidgets.HTML()  # not an Output: nbclient, which runs notebooks, may wait for ever at one
 
     def draw(change: object = None) -> None:
         data = base64.b64encode(plots.png(draw_rank(slider.value, start.value, file))).decode()
-        picture.value = (f'<img alt="Accuracy, loss and answers of the merge of {_name(slider.value)}, from '
-                         f'{STARTS[start.value]}." src="data:image/png;base64,{data}">')
+        alt = f"Accuracy, loss and answers of the merge of {_name(slider.value)}, from {STARTS[start.value]}."
+        picture.value = f'<img style="width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
     for control in (slider, start):
         control.observe(draw, "value")
     draw()

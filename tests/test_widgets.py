@@ -12,7 +12,7 @@ def test_the_slider_shows_what_is_drawn_for_its_rank():
     slider, start, picture = box.children
     for rank, name in ((12, "first"), (1, "first"), (1, "subspaces")):
         slider.value, start.value = rank, name
-        alt, data = re.fullmatch('<img alt="(.+)" src="data:image/png;base64,(.+)">', picture.value).groups()
+        alt, data = re.search('alt="(.+)" src="data:image/png;base64,(.+)">', picture.value).groups()
         assert base64.b64decode(data) == plots.png(widgets.draw_rank(rank, name))
         assert f"rank {rank}," in alt and widgets.STARTS[name] in alt
 

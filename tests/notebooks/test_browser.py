@@ -161,4 +161,5 @@ def test_the_slider_moves_the_picture(lab):
     page.js("document.querySelector('.noUi-handle').focus()")
     page.key("ArrowRight", 39)
     until(lambda: page.js(shown) not in ("", before), 30, "another picture")
+    page.js("document.querySelector('.noUi-handle').scrollIntoView()")
     keep(page, "04_low_rank")
