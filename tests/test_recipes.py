@@ -57,7 +57,7 @@ def test_all_parts_run_and_resume(recipes, tmp_path, monkeypatch, capsys):
     assert recipes.main(arguments) == 0
     records = json.loads((tmp_path / "vit-cpu.json").read_text())
     assert records[:9] == before and all(path.stat().st_mtime_ns == time for path, time in made.items())
-    assert len(records) == 4 + 2 * 14 + 2  # sweep; both orders; two ranks
+    assert len(records) == 4 + 2 * 15 + 2  # sweep; both orders; two ranks
     keys = [(r["method"], *r["tasks"], r["seed"], r["validate"]) for r in records]
     assert len(set(keys)) == len(keys) and {r["device"] for r in records} == {"cpu"}
     text = (tmp_path / "vit-cpu.md").read_text()

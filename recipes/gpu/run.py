@@ -92,7 +92,8 @@ def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> tuple[lis
     cells = [Cell(tuple(order), int(images), seed, recipe["steps"], total, precision=recipe["precision"])
              for seed, (images, total), pair in product(recipe["seeds_of_merges"], recipe["images"].items(), pairs)
              for order in (pair, pair[::-1])]
-    inner = {"quiet": experiments.QUIET, "depths": inner_depths(recipe)}
+    inner, small = {"quiet": experiments.QUIET, "depths": inner_depths(recipe)}, recipe["architecture"]
+    wide = fsm.vit(**small | {"dim": 2 * small["dim"], "num_heads": 2 * small["num_heads"]})
     return cells, {
         "originals (k models)": untrained(fsm.ensemble),
         "average": untrained(fsm.average),
@@ -104,6 +105,7 @@ def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> tuple[lis
         "FS-Merge, first, diagonal": first(lr["first"], structure="diagonal"),
         "FS-Merge, first, local": first(lr["first"], local=max(1, recipe["steps"] // 5), globally=False),
         "FS-Merge, untrained": ours(lr["FS-Merge"], globally=False),
+        "FS-Merge, untrained, twice as wide": ours(lr["FS-Merge"], globally=False, into=wide),  # is there room?
         "FS-Merge, diagonal": ours(lr["FS-Merge"], structure="diagonal"),
         "FS-Merge": ours(lr["FS-Merge"]),
         "distillation, same time": distillation(lr["distillation"], as_long_as="FS-Merge"),
