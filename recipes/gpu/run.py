@@ -175,7 +175,10 @@ def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
             f"learning rates {chosen(records, recipe)}\n\n{results.table(found)}\n\n"
             f"{results.comparisons(main, 'FS-Merge', others)}\n\nRanks:\n\n{results.table(over_ranks, 'rank')}\n")
     write_whole(out / f"{name}.md", text.encode())
-    write_whole(out / f"{name}-images.png", plots.png(plots.against(found, "real images a task", log=True)))
+    numbers = sorted({r["images"] for r in main})
+    bars = {f"{n} images a task": {method: tuple(rows[n][column][0] for column in ("mean", "joint"))
+                                   for method, rows in found.items()} for n in numbers}
+    write_whole(out / f"{name}-bars.png", plots.png(plots.bar_panels(bars, "%.1f", 8)))
     write_whole(out / f"{name}-ranks.png", plots.png(plots.against(over_ranks, "rank", log=True)))
     return text
 
