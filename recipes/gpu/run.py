@@ -119,7 +119,7 @@ def ranks(recipe: dict, lr: dict[str, float], cells: Sequence[Cell]) -> tuple[li
     few = list({cell.images: cell for cell in reversed(cells)}.values())
     made = {f"FS-Merge @ {rank}": trainers(recipe)["FS-Merge"](lr["FS-Merge"], rank=rank) for rank in recipe["ranks"]}
     if recipe["precision"] != "fp32":
-        made["FS-Merge, fp32"] = lambda originals, images, cell, seconds: ours(
+        made[f"FS-Merge, fp32 @ {recipe['rank']}"] = lambda originals, images, cell, seconds: ours(
             originals, images, replace(cell, precision="fp32"), seconds)
     return few, made
 
@@ -167,8 +167,8 @@ def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
     name, main = f"vit-{recipe['name']}", [r for r in records if not r["validate"] and "@" not in r["method"]]
     found = results.summary(main)
     by_rank = [r | {"rank": int(r["method"].split("@")[1])} for r in records if "@" in r["method"]]
-    over_ranks = {f"{images} images": results.summary([r for r in by_rank if r["images"] == images], "rank")["FS-Merge"]
-                  for images in sorted({r["images"] for r in by_rank})}
+    over_ranks = {f"{method}, {images} images": rows for images in sorted({r["images"] for r in by_rank})
+                  for method, rows in results.summary([r for r in by_rank if r["images"] == images], "rank").items()}
     others = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
     text = (f"`python recipes/gpu/run.py {recipe['name']}` on {', '.join(sorted({r['device'] for r in records}))}, "
             f"{recipe['precision']}, torch {doctor()['torch']}; architecture {recipe['architecture']}, "
