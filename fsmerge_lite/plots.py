@@ -97,13 +97,12 @@ def path(paths: Mapping, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def against(found: Mapping, label: str, chance: float | None = None, log: bool = False) -> Figure:
+def against(found: Mapping, label: str, log: bool = False) -> Figure:
     """Per-task and joint accuracy of each method against a number, with standard deviations over cells.
 
     Args:
         found: method -> value -> {"mean": (mean, deviation), "joint": (mean, deviation)}, from `results.summary`.
         label: of the horizontal axis.
-        chance: a dotted line, in percent.
         log: whether that axis is logarithmic.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
@@ -112,8 +111,6 @@ def against(found: Mapping, label: str, chance: float | None = None, log: bool =
             middle, spread = zip(*(row[column] for row in rows.values()))
             ax.errorbar(list(rows), middle, spread, marker=MARKERS[j % len(MARKERS)], capsize=3, lw=1.5,
                         ls="-" if j < len(COLOURS) else "--", color=COLOURS[j % len(COLOURS)], label=method)
-        if chance is not None:
-            ax.axhline(chance, color="black", ls=":", lw=1)
         if log:
             ax.set_xscale("log")
         values = sorted({value for rows in found.values() for value in rows})
