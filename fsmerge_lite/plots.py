@@ -46,6 +46,13 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
     return figure
 
 
+def plain_log(ax: Axes) -> None:
+    """Numbers at 1, 2, 5, 10, ... on a logarithmic vertical axis, written out."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
     """Loss against step of each `History`, log scale; the learning rate of the first in grey behind them."""
     ax = ax or plt.figure(figsize=(6, 3.5), layout="constrained").gca()
@@ -56,9 +63,7 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
     ax.patch.set_visible(False)
     for run, colour, line in zip(runs, COLOURS, LINES):
         ax.semilogy(run.loss, color=colour, ls=line, lw=1.2, label=f"{run.name}, {run.seconds[-1]:.0f} s")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_log(ax)
     ax.set(xlabel="step (grey: learning rate)", ylabel="reconstruction loss")
     ax.legend(frameon=False)
     return ax

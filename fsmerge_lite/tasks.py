@@ -85,18 +85,14 @@ def _pick(n: int, start: int, stop: int, generator: torch.Generator, what: str, 
     return get(start + torch.randperm(stop - start, generator=generator)[:n])
 
 
-def _draw_endless(n: int, generator: torch.Generator, split: str, size: int, draw: Callable) -> tuple[Tensor, Tensor]:
-    return draw(n, generator, size)
-
-
 @functools.lru_cache(maxsize=32)
 def _embedded(name: str, size: int) -> Task:
     if name == "digits":
-        return Task(name, tuple("0123456789"), functools.partial(_draw_digits, size=size), size, DIGITS_TEST,
-                    1797 - DIGITS_TEST)
+        return Task(name, tuple("0123456789"), functools.partial(_draw_digits, size=size), size,
+                    test_size=DIGITS_TEST, train_size=1797 - DIGITS_TEST)
     classes, draw = {"letters": (drawing.LETTERS, drawing.letters), "shapes": (drawing.SHAPES, drawing.shapes),
                      "textures": (tuple(drawing.TEXTURES), drawing.textures)}[name]
-    return Task(name, classes, functools.partial(_draw_endless, size=size, draw=draw), size)
+    return Task(name, classes, lambda n, generator, split: draw(n, generator, size), size)
 
 
 EMBEDDED = {name: _embedded(name, SIZE) for name in ("digits", "letters", "shapes", "textures")}

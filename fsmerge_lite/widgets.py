@@ -88,6 +88,7 @@ def _curves(ax: Axes, runs: Mapping[int, dict], rank: int, steps: int) -> None:
     for r, run in sorted(runs.items(), key=lambda pair: pair[0] == rank):  # the chosen one last: on top
         at = [(j + 0.5) * steps / len(run["loss"]) for j in range(len(run["loss"]))]
         ax.semilogy(at, run["loss"], color=plots.BLUE if r == rank else plots.GREY, lw=2.4 if r == rank else 1)
+    plots.plain_log(ax)
     ax.set(xlabel="step", ylabel="reconstruction loss", title="loss (grey: the other ranks)")
 
 
