@@ -5,28 +5,35 @@ READY := .venv/.ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 JOBS ?= 2
 
-.PHONY: help tour test lint lab notebooks clean
+.PHONY: help tour test lint lab notebooks wheel-test oldest clean
 help:
-	@echo "make tour       the whole algorithm on shipped models (minutes), report in runs/tour"
-	@echo "make test       all tests, notebooks included"
-	@echo "make lab        JupyterLab on the notebooks"
-	@echo "make notebooks  run all notebooks again, in place"
-	@echo "make clean      remove .venv, runs and caches"
+	@echo "make tour        the whole algorithm on shipped models (minutes), report in runs/tour"
+	@echo "make test        all tests, notebooks included"
+	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make wheel-test  build the wheel, install it alone in an empty environment, use it there"
+	@echo "make oldest      the tests of the library with the oldest versions that pyproject.toml admits"
+	@echo "make clean       remove environments, runs and caches"
+
+# $(call environment,FOLDER,CONSTRAINTS,WHAT TO INSTALL)
+define environment
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --allow-existing --python $(PYTHON) $(1) && \
+	  uv pip install --python $(1)/bin/python -c $(2) $(3); \
+	else \
+	  $(PYTHON) -m venv $(1) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) $(3); \
+	fi
+endef
 
 $(READY): pyproject.toml constraints.txt
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --allow-existing --python $(PYTHON) .venv && \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
-	else \
-	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
-	fi
+	$(call environment,.venv,constraints.txt,-e '.[dev]')
 	@touch $@
 
 tour: $(READY)
 	$(BIN)/python -m fsmerge_lite tour
 
-test notebooks: export FSMERGE_QUIET = 1
+test notebooks oldest: export FSMERGE_QUIET = 1
 
 # One torch thread a worker: two workers on two cores finish sooner than one on both.
 test: $(READY) lint
@@ -44,6 +51,18 @@ notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS) \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300
 
+# Away from the checkout, in an empty folder; -I keeps Python from looking anywhere but in the environment.
+wheel-test: $(READY)
+	rm -rf runs/wheel && mkdir -p runs/wheel/empty
+	$(BIN)/python -m build --wheel --outdir runs/wheel . >runs/wheel/build.log || (cat runs/wheel/build.log; exit 1)
+	$(call environment,runs/wheel/env,constraints.txt,"$$(ls runs/wheel/*.whl)[bench]")
+	cd runs/wheel/empty && ../env/bin/python -I "$(CURDIR)/tests/wheel.py" "$(CURDIR)/README.md"
+
+oldest:
+	$(PYTHON) tests/oldest.py >.oldest.txt
+	$(call environment,.venv-oldest,.oldest.txt,-e '.[bench]' pytest hypothesis pytest-xdist)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(JOBS) tests/method tests/compare tests/tasks
+
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-oldest .oldest.txt build runs .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Time, peak memory and operations of one training step: python benchmarks/step.py [--models tiny S B] [--out FOLDER].
 
-Distillation of one ViT and the SuperNet, folded (W* kept for the backward, or made again there) and explicit,
-alternating in one process; everything is told as a ratio to distillation, as median and range over rounds. Writes
+Compares distillation of one ViT with a SuperNet that is folded (W* kept for the backward, or recomputed there) or
+unfolded. They alternate in one process. Results are ratios to distillation, as median and range over rounds. Writes
 step.json after each setting (a killed run resumes), step.md and step.png.
 """
 import argparse
@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,17 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import fsmerge_lite as fsm
-from fsmerge_lite import plots
-from fsmerge_lite.files import write_whole
+from fsmerge_lite.bench import figures
+from fsmerge_lite.bench.machine import pick_device
 from fsmerge_lite.fitting import fit
-from fsmerge_lite.machine import pick_device
-from fsmerge_lite.tasks import Calibration
-from fsmerge_lite.training import reconstruction
+from fsmerge_lite.models import write_whole
+from fsmerge_lite.training import Calibration, reconstruction
 
 VITS = {"tiny": {"dim": 96, "depth": 4, "num_heads": 4, "patch_size": 8, "img_size": 32},
         "S": {"dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "img_size": 224},
         "B": {"dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "img_size": 224}}
-KINDS = ("distillation", "folded", "made again", "explicit")
 
 
 @dataclass(frozen=True)
@@ -50,35 +48,41 @@ class Setting:
     device: str = "cpu"
 
     def vits(self, count: int) -> list[nn.Module]:
-        made = (fsm.vit(**VITS[self.model] | {"img_size": self.pixels}) for _ in range(count))
-        return [vit.to(self.device).eval().requires_grad_(False) for vit in made]
+        """So many ViTs with random weights."""
+        vits = [fsm.vit(**VITS[self.model] | {"img_size": self.pixels}) for _ in range(count)]
+        return [vit.to(self.device).eval().requires_grad_(False) for vit in vits]
 
 
 def settings(model: str, device: str) -> list[Setting]:
-    """What is varied for one ViT: k, images a step, rank, tokens and, on a GPU, precision."""
-    batch, pixels = (64, 32) if model == "tiny" else (32 if device == "cuda" else 8, 224)
+    """The settings of one ViT: k, images a step, rank, tokens and, on a GPU, precision."""
+    if model == "tiny":
+        batch, pixels = 64, 32
+    else:
+        batch, pixels = (32 if device == "cuda" else 8), 224
     base = Setting(model, batch=batch, pixels=pixels, device=device)
-    made = [base, replace(base, k=4), replace(base, k=8), replace(base, k=8, batch=batch // 2), replace(base, rank=32),
-            replace(base, pixels=pixels // 2)]
-    return [replace(s, precision=p) for s in made for p in (("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16"))]
+    varied = [base, replace(base, k=4), replace(base, k=8), replace(base, k=8, batch=batch // 2),
+              replace(base, rank=32), replace(base, pixels=pixels // 2)]
+    precisions = ("fp32",) if device == "cpu" else ("fp32", "tf32", "bf16")
+    return [replace(setting, precision=precision) for setting in varied for precision in precisions]
 
 
 def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callable[[int], fsm.History]:
-    """How to train so many steps: the library's own loop, loss and optimiser, on targets that are there already."""
-    torch.manual_seed(0)
+    """A function that trains so many steps with the library's own loop, loss and optimiser, on random targets."""
+    generator = torch.Generator().manual_seed(0)
     owner = torch.arange(max(setting.batch, setting.k)) % setting.k
-    images = Calibration(torch.randn(len(owner), 3, setting.pixels, setting.pixels), owner)
+    images = Calibration(torch.randn(len(owner), 3, setting.pixels, setting.pixels, generator=generator), owner)
     like = next(originals[0].parameters())
-    targets = [torch.randn(int((owner == i).sum()), originals[0].embed_dim).to(like) for i in range(setting.k)]
+    targets = [torch.randn(int((owner == i).sum()), originals[0].embed_dim, generator=generator).to(like)
+               for i in range(setting.k)]
     if kind == "distillation":
         student = copy.deepcopy(originals[0]).requires_grad_(True)
         parameters = list(student.parameters())
         loss = reconstruction(lambda x: [student(x)] * setting.k, images, targets, setting.batch, 0, like)
     else:
         net = fsm.SuperNet(originals, setting.rank)
-        net.set_grad_checkpointing(kind == "made again")
+        net.set_grad_checkpointing(kind == "recomputed")
         parameters = [p for p in net.parameters() if p.requires_grad]
-        loss = reconstruction(lambda x: net(x, explicit=kind == "explicit"), images, targets, setting.batch, 0, like)
+        loss = reconstruction(lambda x: net(x, unfolded=kind == "unfolded"), images, targets, setting.batch, 0, like)
     precision = "bf16" if setting.precision == "bf16" else "fp32"
     return lambda steps: fit(parameters, loss, steps, 1e-6, progress=False, precision=precision)
 
@@ -86,10 +90,10 @@ def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callabl
 # ---------------------------------------------------------------- the three measurements
 
 def memory_and_operations(kind: str, setting: Setting) -> tuple[float, float]:
-    """MB that the models, their optimiser and two steps take at most, and the operations of a step.
+    """Peak memory in MB of the models, their optimiser and two steps; the number of operations of a step.
 
-    Distillation has no originals any more by then, as their features are there. The peak is not a number where it
-    cannot be set back: on a CPU that is not under Linux.
+    Distillation needs no originals here: their features were computed before. The peak is NaN on a CPU without
+    Linux, where it cannot be reset.
     """
     start = _reset_memory(setting.device)
     with FlopCounterMode(display=False) as counter:
@@ -98,11 +102,15 @@ def memory_and_operations(kind: str, setting: Setting) -> tuple[float, float]:
     return peak - start, counter.get_total_flops() / 2
 
 
-def fits_explicitly(setting: Setting, distillation: float) -> bool:
-    """Whether the explicit run, about k times 1.3 of distillation's MB by what was measured, fits into the machine."""
-    there = (torch.cuda.get_device_properties(0).total_memory if setting.device == "cuda"
-             else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return not setting.k * 1.3 * distillation > there / 2 ** 20
+def fits_unfolded(setting: Setting, distillation: float) -> bool:
+    """Whether the unfolded run fits into memory. It was measured to need about 1.3 k times distillation's MB."""
+    if math.isnan(distillation):
+        return True  # not known: try it
+    if setting.device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return setting.k * 1.3 * distillation <= total / 2 ** 20
 
 
 def _reset_memory(device: str) -> float:
@@ -125,17 +133,17 @@ def _status(field: str) -> float:
 
 
 def step_times(runs: dict[str, Callable[[int], fsm.History]], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step, one median a round; who goes first changes from round to round."""
+    """Seconds per step, one median for each round. Every other round goes through the kinds backwards."""
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for n in range(rounds):
         for kind in list(runs)[::(-1) ** n]:
-            seconds = runs[kind](1 + steps).seconds  # the first step makes the optimiser's state
+            seconds = runs[kind](1 + steps).seconds  # the first step creates the optimiser's state
             times[kind].append(statistics.median(b - a for a, b in pairwise(seconds)))
     return times
 
 
 def latencies(models: dict[str, nn.Module], setting: Setting, rounds: int) -> dict[str, list[float]]:
-    """Seconds of one forward of each model, one a round."""
+    """Seconds of one forward of each model, one number for each round."""
     x = torch.randn(setting.batch, 3, setting.pixels, setting.pixels).to(setting.device)
     times: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
@@ -148,7 +156,7 @@ def latencies(models: dict[str, nn.Module], setting: Setting, rounds: int) -> di
 
 
 def matmul_rate(setting: Setting, times: int = 10) -> float:
-    """Multiplications a second of a large matrix product in this precision: what the machine can do at best."""
+    """Multiplications per second of a large matrix product in this precision: the machine's best rate."""
     size = 8192 if setting.device == "cuda" else 1024
     x = torch.randn(size, size, device=setting.device, dtype=torch.bfloat16 if setting.precision == "bf16" else None)
     seconds = []
@@ -160,98 +168,120 @@ def matmul_rate(setting: Setting, times: int = 10) -> float:
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict:
-    """All of it for one setting."""
+    """All measurements for one setting."""
     torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
     rate = matmul_rate(setting)
-    found = {kind: memory_and_operations(kind, setting) for kind in KINDS[:-1]
-             if kind != "made again" or setting.model != "tiny"}  # which has no large layer
-    if fits_explicitly(setting, found["distillation"][0]):
-        found["explicit"] = memory_and_operations("explicit", setting)
+    kinds = ["distillation", "folded"]
+    if setting.model != "tiny":  # the tiny ViT has no layer that is large enough to be recomputed
+        kinds.append("recomputed")
+    memory, operations = {}, {}
+    for kind in kinds:
+        memory[kind], operations[kind] = memory_and_operations(kind, setting)
+    if fits_unfolded(setting, memory["distillation"]):
+        memory["unfolded"], operations["unfolded"] = memory_and_operations("unfolded", setting)
     originals = setting.vits(setting.k)
-    runs = {kind: steps_of(kind, setting, originals) for kind in found}
+    runs = {kind: steps_of(kind, setting, originals) for kind in memory}
     times = step_times(runs, rounds, steps)
-    folded = fsm.SuperNet(originals, setting.rank).fold().backbone
-    return asdict(setting) | {"matmul_rate": rate, "memory_mb": {kind: memory for kind, (memory, _) in found.items()},
-                              "operations": {kind: count for kind, (_, count) in found.items()}, "seconds": times,
-                              "latency": latencies({"merged": folded, "original": originals[0]}, setting, 3 * rounds)}
+    merged = fsm.SuperNet(originals, setting.rank).fold().backbone
+    return asdict(setting) | {"matmul_rate": rate, "memory_mb": memory, "operations": operations, "seconds": times,
+                              "latency": latencies({"merged": merged, "original": originals[0]}, setting, 3 * rounds)}
 
 
 # ---------------------------------------------------------------- what is written
 
 def ratios(times: dict[str, list[float]], of: str, to: str) -> list[float]:
-    """Round by round, sorted."""
+    """The ratio in every round, sorted."""
     return sorted(a / b for a, b in zip(times[of], times[to]))
 
 
-def told(record: dict, of: str, to: str) -> str:
-    """The median of a ratio and its range over rounds; a dash where one of the two did not run."""
+def ratio(record: dict, of: str, to: str) -> str:
+    """The median of a ratio and its range over rounds; a dash if one of the two did not run."""
     times = record["seconds"] | record["latency"]
     if of not in times:
         return "–"
-    found = ratios(times, of, to)
-    return f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
+    rounds = ratios(times, of, to)
+    return f"{statistics.median(rounds):.2f} ({rounds[0]:.2f} to {rounds[-1]:.2f})"
+
+
+def ratio_of_operations(record: dict) -> float:
+    """Operations of a folded step, as a multiple of distillation's."""
+    return record["operations"]["folded"] / record["operations"]["distillation"]
+
+
+def ratio_of_memory(record: dict, kind: str) -> str:
+    """Peak memory as a multiple of distillation's; a dash if the kind did not run."""
+    memory = record["memory_mb"]
+    return f"{memory[kind] / memory['distillation']:.2f}" if kind in memory else "–"
 
 
 def share_of_rate(record: dict, kind: str) -> str:
-    """What part of the machine's rate of matrix products a step of this kind comes to, in percent."""
+    """The rate of operations of a step in percent of the machine's rate of matrix products."""
     if "matmul_rate" not in record or kind not in record["seconds"]:
         return "–"
     seconds = statistics.median(record["seconds"][kind])
     return f"{100 * record['operations'][kind] / seconds / record['matmul_rate']:.0f}"
 
 
+def row(record: dict) -> dict[str, object]:
+    """One row of the table: column -> cell. Spaces make repeated titles different keys."""
+    return {
+        "ViT": record["model"], "k": record["k"], "rank": record["rank"], "images": record["batch"],
+        "pixels": record["pixels"], "": f"{record['device']} {record['precision']}",
+        "distillation, s": f"{statistics.median(record['seconds']['distillation']):.3g}",
+        "folded": ratio(record, "folded", "distillation"), "by operations": f"{ratio_of_operations(record):.2f}",
+        "W* recomputed": ratio(record, "recomputed", "distillation"),
+        "unfolded": ratio(record, "unfolded", "distillation"),
+        "unfolded / folded": ratio(record, "unfolded", "folded"),
+        "memory: folded": ratio_of_memory(record, "folded"), "recomputed": ratio_of_memory(record, "recomputed"),
+        "unfolded ": ratio_of_memory(record, "unfolded"), "latency": ratio(record, "merged", "original"),
+        "% of matmul rate: distillation": share_of_rate(record, "distillation"),
+        "folded ": share_of_rate(record, "folded")}
+
+
 def table(records: list[dict]) -> str:
-    """A row a setting, in Markdown."""
-    columns = ("ViT", "k", "rank", "images", "pixels", "", "distillation, s", "folded", "by operations",
-               "W* made again", "explicit", "explicit / folded", "memory: folded", "made again", "explicit", "latency",
-               "% of matmul rate: distillation", "folded")
-    lines = [f"| {' | '.join(columns)} |", "|---|" + 17 * "---:|"]
-    for r in sorted(records, key=lambda r: list(VITS).index(r["model"])):
-        operations = r["operations"]["folded"] / r["operations"]["distillation"]
-        memory = [f"{r['memory_mb'][kind] / r['memory_mb']['distillation']:.2f}" if kind in r["memory_mb"] else "–"
-                  for kind in KINDS[1:]]
-        lines.append(f"| {r['model']} | {r['k']} | {r['rank']} | {r['batch']} | {r['pixels']} | "
-                     f"{r['device']} {r['precision']} | {statistics.median(r['seconds']['distillation']):.3g} | "
-                     f"{told(r, 'folded', 'distillation')} | {operations:.2f} | "
-                     f"{told(r, 'made again', 'distillation')} | "
-                     f"{told(r, 'explicit', 'distillation')} | {told(r, 'explicit', 'folded')} | "
-                     f"{' | '.join(memory)} | {told(r, 'merged', 'original')} | "
-                     f"{share_of_rate(r, 'distillation')} | {share_of_rate(r, 'folded')} |")
-    return "\n".join(lines)
+    """One row for each setting, in Markdown."""
+    rows = [row(record) for record in sorted(records, key=lambda record: list(VITS).index(record["model"]))]
+    lines = [f"| {' | '.join(title.strip() for title in rows[0])} |", "|---|" + "---:|" * (len(rows[0]) - 1)]
+    return "\n".join(lines + [f"| {' | '.join(map(str, cells.values()))} |" for cells in rows])
 
 
 def growth(records: list[dict]) -> str:
-    """What more originals, a higher rank and fewer tokens do to the ratio, beside the count of operations."""
+    """How more originals, a higher rank and fewer tokens change the ratio of times and the ratio of operations."""
     lines = []
     for model, device, precision in dict.fromkeys((r["model"], r["device"], r["precision"]) for r in records):
-        base, found = replace(settings(model, device)[0], precision=precision), {}
+        base = replace(settings(model, device)[0], precision=precision)
         half = base.pixels // 2
-        for name, setting in (("k = 2", base), ("k = 4", replace(base, k=4)), ("k = 8", replace(base, k=8)),
-                              ("rank 32", replace(base, rank=32)), (f"{half} pixels", replace(base, pixels=half))):
-            for r in (r for r in records if r.items() >= asdict(setting).items()):
-                operations = r["operations"]["folded"] / r["operations"]["distillation"]
-                found[name] = f"{name}: {told(r, 'folded', 'distillation').split()[0]} ({operations:.2f})"
-        lines.append(f"- ViT-{model}, {device} {precision}: {', '.join(found.values())}")
+        varied = {"k = 2": base, "k = 4": replace(base, k=4), "k = 8": replace(base, k=8),
+                  "rank 32": replace(base, rank=32), f"{half} pixels": replace(base, pixels=half)}
+        costs = [f"{name}: {ratio(r, 'folded', 'distillation').split()[0]} ({ratio_of_operations(r):.2f})"
+                 for name, setting in varied.items() for r in records if r.items() >= asdict(setting).items()]
+        lines.append(f"- ViT-{model}, {device} {precision}: {', '.join(costs)}")
     return "\n".join(["How the cost of a folded step grows (in brackets: by the count of operations):", "", *lines])
 
 
+def lines_by_k(records: list[dict]) -> dict[str, dict[str, dict[int, float]]]:
+    """For the figure: title -> line -> k -> ratio to distillation."""
+    panels: dict[str, dict] = {}
+    for record in records:
+        base = settings(record["model"], record["device"])[0]
+        if (record["rank"], record["pixels"], record["batch"]) != (base.rank, base.pixels, base.batch):
+            continue
+        lines = panels.setdefault(f"ViT-{record['model']}, {record['device']} {record['precision']}", {})
+        for kind, name in (("unfolded", "unfolded"), ("recomputed", "folded, W* recomputed"), ("folded", "folded")):
+            if kind in record["seconds"]:
+                cost = statistics.median(ratios(record["seconds"], kind, "distillation"))
+                lines.setdefault(name, {})[record["k"]] = cost
+        lines.setdefault("folded, by operations", {})[record["k"]] = ratio_of_operations(record)
+    return panels
+
+
 def write(records: list[dict], out: Path) -> str:
-    """The JSON, the table and the figure."""
+    """Write step.json, step.md and step.png. Returns the text of step.md."""
     write_whole(out / "step.json", (json.dumps(records, indent=0) + "\n").encode())
     text = (f"`python benchmarks/step.py`: one training step, as a multiple of a distillation step (median and range "
             f"over rounds).\n\n{table(records)}\n\n{growth(records)}\n")
     write_whole(out / "step.md", text.encode())
-    found: dict[str, dict] = {}
-    for r in records:
-        base = settings(r["model"], r["device"])[0]
-        if (r["rank"], r["pixels"], r["batch"]) == (base.rank, base.pixels, base.batch):
-            lines = found.setdefault(f"ViT-{r['model']}, {r['device']} {r['precision']}", {})
-            for name in (kind for kind in KINDS[:0:-1] if kind in r["seconds"]):
-                told_as = "folded, W* made again" if name == "made again" else name
-                lines.setdefault(told_as, {})[r["k"]] = statistics.median(ratios(r["seconds"], name, "distillation"))
-            operations = r["operations"]["folded"] / r["operations"]["distillation"]
-            lines.setdefault("folded, by operations", {})[r["k"]] = operations
-    write_whole(out / "step.png", plots.png(plots.growth(found)))
+    write_whole(out / "step.png", figures.png(figures.growth(lines_by_k(records))))
     return text
 
 
@@ -264,12 +294,12 @@ def main() -> None:
     given = parser.parse_args()
     device, file = str(pick_device(given.device)), given.out / "step.json"
     records = json.loads(file.read_text()) if file.is_file() else []
-    done = [{name: r[name] for name in asdict(Setting("tiny"))} for r in records]
-    todo = [s for model in given.models for s in settings(model, device) if asdict(s) not in done]
-    for setting in tqdm(todo, desc="step"):
+    done = [Setting(*(record[field.name] for field in fields(Setting))) for record in records]
+    missing = [setting for model in given.models for setting in settings(model, device) if setting not in done]
+    for setting in tqdm(missing, desc="step"):
         records.append(measure(setting, given.rounds, 20 if setting.model == "tiny" else 1))
-        text = write(records, given.out)
-    print(text if todo else table(records))
+        write(records, given.out)
+    print(table(records))
 
 
 if __name__ == "__main__":

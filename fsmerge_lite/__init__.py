@@ -1,63 +1,37 @@
 """fsmerge_lite: FS-Merge (Foldable SuperNets, arXiv 2410.01483) as a compact library.
 
 Models of different initializations and tasks in, one model of the size of one out.
+
+The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
+unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
+`supernet`, `fitting` and `training` (the loop, and what is reconstructed), `start` (the closed-form start). The rooms
+around it: `compare` (baselines and scores), `tasks` (pictures and shipped originals), `bench` (benchmarks and tour),
+`course` (what only the lessons use). Imports run one way: method, compare, tasks, bench, course.
 """
-from .baselines import align, alone, average, distill, ensemble, regmean, slerp
-from .evaluation import Path, Scores, Table, evaluate, path
+from .architectures import build, describe
+from .architectures.mlp import MLP
+from .architectures.vit import vit
+from .bench.machine import doctor
+from .compare.alignment import alignment, permuted
+from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp
+from .compare.evaluation import Path, Scores, Table, evaluate, path
 from .fitting import History
 from .layers import SuperConv2d, SuperLinear, SuperTokens
-from .machine import doctor
 from .matrices import Merge, Unmerge
-from .models import MLP, Ensemble, Merged, Original, build, describe, load_merged, load_original, vit
-from .originals import load_originals, train_original
-from .permutations import alignment, permuted
-from .subspace import fit_subspaces
-from .supernet import SuperNet
-from .tasks import Calibration, Task, calibration, folder_task, task, torchvision_task
-from .training import train_global, train_local
+from .models import Merged, Original, load_merged
+from .start import fit_subspaces
+from .supernet import SuperNet, load_supernet
+from .tasks.calibration import calibration
+from .tasks.originals import load_original, load_originals, train_original
+from .tasks.pictures import folder_task, torchvision_task
+from .tasks.task import Task, task
+from .training import Calibration, train_global, train_local
 
-__all__ = [
-    "MLP",
-    "Calibration",
-    "Ensemble",
-    "History",
-    "Merge",
-    "Merged",
-    "Original",
-    "Path",
-    "Scores",
-    "SuperConv2d",
-    "SuperLinear",
-    "SuperNet",
-    "SuperTokens",
-    "Table",
-    "Task",
-    "Unmerge",
-    "align",
-    "alignment",
-    "alone",
-    "average",
-    "build",
-    "calibration",
-    "describe",
-    "distill",
-    "doctor",
-    "ensemble",
-    "evaluate",
-    "fit_subspaces",
-    "folder_task",
-    "load_merged",
-    "load_original",
-    "load_originals",
-    "path",
-    "permuted",
-    "regmean",
-    "slerp",
-    "task",
-    "torchvision_task",
-    "train_global",
-    "train_local",
-    "train_original",
-    "vit",
+__all__ = [  # noqa: RUF022 (by room)
+    "SuperNet", "Original", "Merged", "load_merged", "load_supernet", "train_global", "train_local", "fit_subspaces",
+    "Calibration", "History", "Merge", "Unmerge", "SuperLinear", "SuperConv2d", "SuperTokens", "MLP", "vit", "describe",
+    "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "distill", "ensemble", "Ensemble",
+    "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task", "calibration", "folder_task",
+    "torchvision_task", "load_original", "load_originals", "train_original", "doctor",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -4,14 +4,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-import matplotlib
-
 from . import doctor, load_originals
-from .bench import run
-from .experiments import EXPERIMENTS
-from .results import write_results
-from .tasks import EMBEDDED
-from .tour import run_tour
+from .bench.experiments import EXPERIMENTS
+from .bench.runner import run
+from .tasks.task import EMBEDDED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,20 +39,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    matplotlib.use("Agg")  # figures are written, no window is opened
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, no window is opened
     try:
         if given.command == "tour":
+            from .bench.tour import run_tour  # draws figures: an extra
             run_tour(given.tasks, given.out, given.device, given.seed, given.steps, given.rank, given.images,
                      given.augmented)
         elif given.command == "originals":
             for original in load_originals(*given.tasks, retrain=True, folder=given.out):
                 print(f"{original.name}: {original.card['accuracy']:.1f} %")
         elif given.command == "bench":
+            from .bench.results import write_results  # draws figures: an extra
             records = run(given.name, given.out, given.device, given.jobs, given.small)
             print(write_results(given.name, records, given.out))
         else:
             print(doctor())
-    except (ValueError, TypeError, FileNotFoundError, ArithmeticError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ArithmeticError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

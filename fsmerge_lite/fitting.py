@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import plots
-from .files import write_whole
+from .models import write_whole
 
 
 @dataclass
@@ -26,9 +25,14 @@ class History:
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def plot(self, ax=None):
-        """Draw the loss (log scale) against the step, and the learning rate in grey behind it. Returns the axes."""
-        return plots.histories([self], ax)
+    def plot(self, ax=None, **style):
+        """Draw the loss (log scale) against the step, with matplotlib. Returns the axes."""
+        import matplotlib.pyplot as plt  # only here: the method itself needs no figures
+        ax = ax or plt.figure(figsize=(6, 3.5), layout="constrained").gca()
+        ax.semilogy(self.loss, label=f"{self.name}, {self.seconds[-1]:.0f} s", **style)
+        ax.set(xlabel="step", ylabel="reconstruction loss")
+        ax.legend(frameon=False)
+        return ax
 
     def __repr__(self) -> str:
         if not self.loss:
@@ -47,23 +51,73 @@ def hidden_bar(progress: bool | None) -> bool | None:
     return False if hasattr(shell, "kernel") else None  # for tqdm, None means: hidden unless in a terminal
 
 
-def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
+@dataclass
+class Checkpoint:
+    """A file that a run is saved to every so many steps and at its end, and resumes from.
+
+    Args:
+        path: the file.
+        run: all that the run depends on, in plain values: another run's checkpoint is refused.
+        model: what is trained. Its whole state is saved, also what is frozen.
+        every: steps between two saves.
+    """
+
+    path: str | Path
+    run: dict
+    model: nn.Module
+    every: int = 100
+
+    def start(self, settings: dict) -> dict | None:
+        """Call before the first step. Gives the state to resume from, if there is one, and takes the model there.
+
+        Raises:
+            ValueError: the checkpoint cannot be read, or is another run's.
+        """
+        self.run = {**self.run, **settings}
+        self.sizes = {name: p.detach().double().norm().item() for name, p in self.model.state_dict().items()}
+        if not Path(self.path).is_file():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=True)
+            run, sizes = state["run"], state["sizes"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is no checkpoint that can be read ({error!r}); remove it") from None
+        differs = [key for key in run | self.run if run.get(key) != self.run.get(key)]
+        # The sizes of what a run starts from. Rounding and the signs of eigenvectors may differ between machines.
+        if sizes.keys() != self.sizes.keys() or any(
+                not math.isclose(size, sizes[name], rel_tol=1e-3, abs_tol=1e-6) for name, size in self.sizes.items()):
+            differs.append("what it starts from")
+        if differs:
+            raise ValueError(f"{self.path} is the checkpoint of another run, which differs in {', '.join(differs)}; "
+                             "remove it, or give another path")
+        self.model.load_state_dict(state["model"])
+        return state
+
+    def save(self, history: History, optimizer: torch.optim.Optimizer, schedule) -> None:
+        """Write the file, as a whole or not at all."""
+        data = io.BytesIO()
+        torch.save({"run": self.run, "sizes": self.sizes, "model": self.model.state_dict(),
+                    "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                    "history": asdict(history)}, data)
+        write_whole(Path(self.path), data.getvalue())
+
+
+def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
         warmup: float = 0.1, name: str = "training", progress: bool | None = None, precision: str = "fp32",
-        checkpoint: str | Path | None = None, every: int = 100) -> History:
+        checkpoint: Checkpoint | None = None) -> History:
     """Minimise `loss(step)` over `parameters` with AdamW, a one-cycle schedule and gradients clipped to norm 1.
 
     Args:
-        parameters: tensors, or param groups of AdamW (each may bring its own lr).
+        parameters: the tensors to train.
         loss: gives the scalar loss of a step; a function of the step's number alone, so that a run can resume.
         steps: how many, >= 1.
-        lr: the highest learning rate of the cycle.
-        weight_decay: AdamW's.
+        lr: the highest learning rate of the cycle, > 0.
+        weight_decay: AdamW's, >= 0.
         warmup: the share of the steps in which the rate rises.
         name: what the bar and the figures call it.
         progress: show a bar; None shows it in a terminal or notebook.
         precision: fp32, or bf16 for the products of the forward; parameters and optimiser stay as they are.
-        checkpoint: a file that the run is saved to every so many steps and at its end, and resumes from.
-        every: steps between two checkpoints.
+        checkpoint: saves the run and resumes it.
 
     Raises:
         ValueError: steps < 1, lr <= 0, an unknown precision, or a checkpoint of another run.
@@ -73,14 +127,19 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
         raise ValueError(f"steps must be >= 1 and lr > 0, got steps={steps}, lr={lr}")
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    trained = list(parameters)
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
     total = max(steps, 2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(  # which divides by zero where the rate rises for just one step
-        optimizer, [group["lr"] for group in optimizer.param_groups], total, pct_start=max(warmup, 1.5 / total))
-    run = _Checkpoint(checkpoint, {"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay},
-                      trained, optimizer, schedule)
-    history, start = run.load() or History(name), time.perf_counter()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(  # divides by zero if the warm-up is one step
+        optimizer, lr, total, pct_start=max(warmup, 1.5 / total))
+    history, start = History(name), time.perf_counter()
+    if checkpoint:
+        state = checkpoint.start({"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay,
+                                  "warmup": warmup, "precision": precision})
+        if state:
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            history = History(**state["history"])
     before = history.seconds[-1] if history.seconds else 0.0
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
@@ -100,43 +159,6 @@ def fit(parameters: Iterable, loss: Callable[[int], Tensor], steps: int, lr: flo
             raise FloatingPointError(f"{name}: the loss is {history.loss[-1]} at step {step}; try a lower lr than {lr}")
         if step % 10 == 0:
             bar.set_postfix(loss=f"{history.loss[-1]:.3g}")
-        if (step + 1) % every == 0 or step + 1 == steps:
-            run.save(history)
+        if checkpoint and ((step + 1) % checkpoint.every == 0 or step + 1 == steps):
+            checkpoint.save(history, optimizer, schedule)
     return history
-
-
-@dataclass
-class _Checkpoint:
-    """A run's state in one file: what is trained, optimiser, schedule, history. Without a path, nothing happens."""
-
-    path: str | Path | None
-    settings: dict
-    trained: list[Tensor]
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-
-    def save(self, history: History) -> None:
-        if self.path is None:
-            return
-        data = io.BytesIO()
-        torch.save({"settings": self.settings, "trained": [p.detach() for p in self.trained],
-                    "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                    "history": asdict(history)}, data)
-        write_whole(Path(self.path), data.getvalue())
-
-    def load(self) -> History | None:
-        if self.path is None or not Path(self.path).is_file():
-            return None
-        try:
-            state = torch.load(self.path, map_location=self.trained[0].device, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{self.path} is no checkpoint that can be read ({error}); remove it") from None
-        shapes = [[tuple(p.shape) for p in ps] for ps in (state["trained"], self.trained)]
-        if state["settings"] != self.settings or shapes[0] != shapes[1]:
-            raise ValueError(f"{self.path} is the checkpoint of another run: {state['settings']} with "
-                             f"{len(shapes[0])} tensors, this one is {self.settings} with {len(shapes[1])}; remove it")
-        for p, saved in zip(self.trained, state["trained"]):
-            p.data.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        return History(**state["history"])

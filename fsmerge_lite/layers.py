@@ -1,20 +1,31 @@
-"""The layers that hold k originals between Merge and Unmerge.
+"""The layers that hold k originals between Merge and Unmerge, unfolded and folded.
 
 Column convention of `nn.Linear.weight`, (out, in). For original i of k, with frozen W_i (o_i, d_i) and
 b_i (o_i,), a SuperNet layer of sizes (o*, d*) is (paper, section 2)
 
     y* = sum_i M_i (W_i U_i x* + b_i),          M_i (o*, o_i),  U_i (d_i, d*)
 
-and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i.
+and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i. The fold never makes M or U
+dense. With M = D + A B and U = E + F G, one original adds
+
+    M W U = (M W F) G + A (B W E) + D W E,          and M b to the bias.
+
+The low-rank products of all originals stand side by side in one product of two thin matrices.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from .folding import Term, total
+from .matrices import Structured, put, take
+
+Folded = tuple[Tensor, Tensor | None]  # W* and b*
+STACKED = 2 ** 17  # layers with up to so many weights are folded several at a time
 
 
 class SuperLinear(nn.Module):
@@ -24,20 +35,32 @@ class SuperLinear(nn.Module):
         layers: the k originals' `nn.Linear`; their weights are used, frozen, not copied.
         merges: k Merge, M_i (o*, o_i).
         unmerges: k Unmerge, U_i (d_i, d*), or None for a layer that reads the input itself.
+        stored: whether the frozen weights belong into `state_dict`, because they are no longer the originals'.
     """
 
-    # Gives W* and b* for the forward: `fold`, or what was folded already. None: run explicitly.
-    as_one: Callable[[], tuple[Tensor, Tensor | None]] | None = None
-    # Whether W*, where it is folded in the forward, is made again for the backward rather than kept.
+    # Gives W* and b* for the forward: `fold`, or what was folded already. None: run unfolded.
+    as_one: Callable[[], Folded] | None = None
+    # Whether a W* that is folded in the forward is recomputed in the backward rather than kept.
     grad_checkpointing = False
+    # What the k frozen layers read instead of U_i x*, each (..., d_i).
+    given: Sequence[Tensor] | None = None
 
-    def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None):
+    def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None,
+                 stored: bool = False):
         super().__init__()
         self.merges, self.unmerges, self.k = merges, unmerges, len(layers)
+        self.kind = self._kind(layers)
         for i, layer in enumerate(layers):
-            self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=False)
+            self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=stored)
             bias = None if layer.bias is None else layer.bias.detach()
-            self.register_buffer(f"bias{i}", bias, persistent=False)
+            self.register_buffer(f"bias{i}", bias, persistent=stored)
+
+    def _kind(self, layers: Sequence[nn.Module]) -> tuple | None:
+        """Layers of one kind can be folded together. None: large layers, dense M, no U, originals that differ."""
+        kinds = {(merge.kind, unmerge.kind) for merge, unmerge in zip(self.merges, self.unmerges or ())}
+        if len(kinds) != 1 or self.merges[0].S is not None or layers[0].weight.numel() > STACKED:
+            return None
+        return *kinds, layers[0].bias is None
 
     def frozen(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The originals' (W_i, b_i)."""
@@ -50,15 +73,19 @@ class SuperLinear(nn.Module):
     def set_readouts(self, readouts: Sequence[Tensor] | None) -> None:
         """Note the U0_i (d_i, d*) that the frozen weights hold already, so that `reads` can tell."""
         for i, readout in enumerate(readouts or ()):
-            self.register_buffer(f"readout{i}", readout, persistent=False)
+            self.register_buffer(f"readout{i}", readout)
 
     def reads(self, x: Tensor) -> list[Tensor]:
         """What each original's own layer would read: U_i x*, or U0_i U_i x* where W_i stands for W_i U0_i."""
-        own = (getattr(self, f"readout{i}", None) for i in range(self.k))
-        return [u if readout is None else F.linear(u, readout) for u, readout in zip(self.unmerged(x), own)]
+        inputs = self.unmerged(x)
+        if not hasattr(self, "readout0"):
+            return inputs
+        return [F.linear(u, getattr(self, f"readout{i}")) for i, u in enumerate(inputs)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer, explicitly as the paper draws it or as the one layer it folds to. x (..., d*), gives (..., o*)."""
+        """The layer, unfolded as the paper draws it or as the one layer it folds to. x (..., d*), gives (..., o*)."""
+        if self.given is not None:
+            return self.merged(self.given)
         if self.as_one is None:
             return self.merged(self.unmerged(x))
         if self.grad_checkpointing and self.as_one == self.fold:
@@ -70,15 +97,21 @@ class SuperLinear(nn.Module):
         return sum(merge(F.linear(u, weight, bias)) for u, (weight, bias), merge
                    in zip(inputs, self.frozen(), self.merges))
 
-    def fold(self) -> tuple[Tensor, Tensor | None]:
+    def fold(self) -> Folded:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
         if self.unmerges is not None and self.merges[0].S is None:
             return total([Term(merge, unmerge)(weight, bias) for merge, unmerge, (weight, bias)
                           in zip(self.merges, self.unmerges, self.frozen())])
+        return self._fold_dense()
+
+    def _fold_dense(self) -> Folded:
+        """The fold where M is dense or there is no U. The bias is one more column that M takes along."""
         weights, biases = zip(*self.frozen())
-        read = [w.flatten(1) if self.unmerges is None else unmerge.right(w)
-                for w, unmerge in zip(weights, self.unmerges or weights)]
-        if biases[0] is not None:  # the bias as one more column that M takes along
+        if self.unmerges is None:
+            read = [weight.flatten(1) for weight in weights]
+        else:
+            read = [unmerge.right(weight) for weight, unmerge in zip(weights, self.unmerges)]
+        if biases[0] is not None:
             read = [torch.cat([w, b[:, None]], 1) for w, b in zip(read, biases)]
         folded = sum(merge.left(w) for merge, w in zip(self.merges, read))
         weight, bias = (folded, None) if biases[0] is None else (folded[:, :-1], folded[:, -1])
@@ -88,16 +121,16 @@ class SuperLinear(nn.Module):
 class SuperConv2d(SuperLinear):
     """k frozen patch convolutions that read the picture itself, merged by channel; weights (o_i, C, P, P)."""
 
-    def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList):
-        super().__init__(layers, merges)
+    def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList, stored: bool = False):
+        super().__init__(layers, merges, stored=stored)
         first = layers[0]
-        self.how = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+        self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W), gives (B, o*, H / P, W / P)."""
         if self.as_one:
-            return F.conv2d(x, *self.as_one(), **self.how)
-        return sum(merge(F.conv2d(x, weight, bias, **self.how).movedim(1, -1)).movedim(-1, 1)
+            return F.conv2d(x, *self.as_one(), **self.options)
+        return sum(merge(F.conv2d(x, weight, bias, **self.options).movedim(1, -1)).movedim(-1, 1)
                    for (weight, bias), merge in zip(self.frozen(), self.merges))
 
 
@@ -107,17 +140,149 @@ class SuperTokens(nn.Module):
     Args:
         tokens: name -> the k originals' tensors (..., d_i), of one shape but for the width.
         merges: k Merge, those of the layer that writes to the stream first.
+        stored: whether the frozen tensors belong into `state_dict`, because they are no longer the originals'.
     """
 
-    def __init__(self, tokens: Mapping[str, Sequence[Tensor]], merges: nn.ModuleList):
+    def __init__(self, tokens: Mapping[str, Sequence[Tensor]], merges: nn.ModuleList, stored: bool = False):
         super().__init__()
-        self.merges, self.shapes = merges, {name: each[0].shape[:-1] for name, each in tokens.items()}
+        self._merges = (merges,)  # in a tuple: they are that layer's parameters
+        self.shapes = {name: each[0].shape[:-1] for name, each in tokens.items()}
         for i, own in enumerate(zip(*tokens.values())):
-            self.register_buffer(f"rows{i}", torch.cat([t.detach().flatten(0, -2) for t in own]), persistent=False)
+            self.register_buffer(f"rows{i}", torch.cat([t.detach().flatten(0, -2) for t in own]), persistent=stored)
+
+    @property
+    def merges(self) -> nn.ModuleList:
+        return self._merges[0]
 
     def forward(self) -> dict[str, Tensor]:
+        """name -> t*."""
         if not self.shapes:
             return {}
-        rows = sum(merge(getattr(self, f"rows{i}")) for i, merge in enumerate(self.merges))  # all tokens: (n, d*)
+        return self.unpack(sum(merge(getattr(self, f"rows{i}")) for i, merge in enumerate(self.merges)))
+
+    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        """All tokens as rows (n, d), taken apart: name -> (..., d)."""
         parts = rows.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.unflatten(0, shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+
+
+# ---------------------------------------------------------------- the fold of M, W and U in parts
+
+class Parts(NamedTuple):
+    """M W U = tall^T wide + D W E, and M b: what one original adds to a layer, or several of them together."""
+
+    tall: Tensor | None   # (blocks, r, o*), transposed, as wide rows are faster
+    wide: Tensor | None   # (blocks, r, d*)
+    scaled: list[Tensor]  # W (o*, d*), D (o*,), E (d*,), and on with the next original's
+    bias: Tensor | None   # (o*,)
+
+
+class Term(nn.Module):
+    """What one original adds, from the parts of its M and U.
+
+    Nothing of the size of W is made, and what is frozen is only read. F^T W^T and b^T are a few rows of features
+    that M takes along. All tensors may have further dimensions in front: layers and originals that are stacked.
+    """
+
+    def __init__(self, merge: Structured, unmerge: Structured):
+        super().__init__()
+        self.merge, self.unmerge = merge, unmerge
+
+    def forward(self, weight: Tensor, bias: Tensor | None) -> Parts:
+        merge, unmerge = self.merge, self.unmerge
+        tall, wide = [], []
+        read, merged_bias = self._through_merge(weight, bias)
+        if read is not None:  # (M W F) G
+            tall.append(read)
+            wide.append(unmerge.B.expand(*read.shape[:-2], -1, -1))
+        if merge.A is not None and unmerge.D is not None:  # A (B W E)
+            tall.append(merge.A.mT)
+            read = (merge.B @ weight.unflatten(-2, (merge.blocks, -1))).flatten(-3, -2)  # (blocks * r, d)
+            wide.append(unmerge.scaled(read).unflatten(-2, (merge.blocks, -1)))
+        scaled = [] if merge.D is None else self._placed(weight)
+        return Parts(_joined(tall), _joined(wide), scaled, merged_bias)
+
+    def _through_merge(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """(M W F)^T (blocks, r, o*) and M b (o*,), in one product with M."""
+        merge, rank = self.merge, self.unmerge.rank or 0
+        rows = [self.unmerge.A.squeeze(-3).mT @ weight.mT] if rank else []  # (r, blocks * o)
+        if bias is not None:
+            rows.append(bias[..., None, :])
+        if not rows:
+            return None, None
+        rows = torch.cat(rows, -2).unflatten(-1, (merge.blocks, -1)).movedim(-2, -3)  # (blocks, r + 1, o)
+        read, last = merge.blockwise(rows).split([rank, rows.shape[-2] - rank], -2)
+        return read if rank else None, None if bias is None else last.flatten(-3)
+
+    def _placed(self, weight: Tensor) -> list[Tensor]:
+        """W (o*, d*) and the diagonals D (o*,) and E (d*,) around it, moved to the merged model's channels."""
+        merge, unmerge = self.merge, self.unmerge
+        weight = put(take(weight, -1, unmerge.rows), -1, unmerge.cols, unmerge.in_features)
+        weight = weight.unflatten(-2, (merge.blocks, merge.in_features))
+        weight = put(take(weight, -2, merge.cols), -2, merge.rows, merge.out_features).flatten(-3, -2)
+        return [weight, put(merge.D, -1, merge.rows, merge.out_features).flatten(-2),
+                put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Side by side in the rank; what is None has no low rank."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    return torch.cat(there, -2) if len(there) > 1 else there[0]
+
+
+def total(terms: Sequence[Parts]) -> Folded:
+    """W* and b* of the originals: their low-rank products stand side by side in one product."""
+    tall, wide = _joined([term.tall for term in terms]), _joined([term.wide for term in terms])
+    product = None if tall is None else (tall.mT @ wide).flatten(-3, -2)
+    scaled = [part for term in terms for part in term.scaled]
+    weight = AddScaled.apply(product, *scaled) if scaled else product
+    return weight, None if terms[0].bias is None else sum(term.bias for term in terms)
+
+
+class AddScaled(torch.autograd.Function):
+    """P + sum_i D_i W_i E_i for frozen W_i and diagonals D_i, E_i, as (P, W_1, D_1, E_1, W_2, ...).
+
+    Autograd on its own would keep D_i W_i and make a gradient of W's size for each step of the product.
+    """
+
+    @staticmethod
+    def forward(ctx, product: Tensor | None, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(*parts)
+        result, scaled = None, None  # W E of every original in the same memory: one temporary, not k
+        for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
+            scaled, left = torch.mul(weight, right[..., None, :], out=scaled), left[..., None]
+            if result is None:
+                result = scaled * left if product is None else torch.addcmul(product, scaled, left)
+            else:
+                result.addcmul_(scaled, left)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts, grads, both = ctx.saved_tensors, [], None
+        for weight, left, right in zip(parts[::3], parts[1::3], parts[2::3]):
+            both = torch.mul(grad, weight, out=both)
+            by_left = both @ right if both.dim() == 2 else torch.linalg.vecdot(both, right[..., None, :])  # faster so
+            grads += [None, by_left, (left[..., None, :] @ both).squeeze(-2)]
+        return grad if ctx.needs_input_grad[0] else None, *grads
+
+
+# ---------------------------------------------------------------- several layers at once
+
+def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
+    """`SuperLinear.fold` of layers of one `kind`: a few large products, not many small ones."""
+    terms = [Term(*pair) for layer in layers for pair in zip(layer.merges, layer.unmerges)]
+    weights, biases = zip(*(pair for layer in layers for pair in layer.frozen()))
+
+    def stacked(tensors: Sequence[Tensor]) -> Tensor:  # (layers, originals, ...)
+        return torch.stack(tensors).unflatten(0, (len(layers), -1))
+    learned = {name: stacked([term.get_parameter(name) for term in terms]) for name, _ in terms[0].named_parameters()}
+    frozen = stacked(weights), None if biases[0] is None else stacked(biases)
+    parts = functional_call(terms[0], learned, frozen)
+    tall, wide = (None if part is None else part.movedim(1, 2).flatten(2, 3) for part in (parts.tall, parts.wide))
+    scaled = [part[:, i] for i in range(layers[0].k) for part in parts.scaled]
+    weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
+    return list(zip(weight, [None] * len(weight) if bias is None else bias))

@@ -1,6 +1,5 @@
 """The learned matrices: Merge M and Unmerge U, in parts D + A B that are never made dense."""
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,27 +8,12 @@ STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
 INITS = ("first", "average", "random")
 
 
-class Place(NamedTuple):
-    """The identity I between two widths: I[rows[j], cols[j]] = scale, and I (1 - 11^T / in) where it is `centred`.
-
-    Args:
-        rows, cols: indices (n,), n <= min(out, in): which channel stands for which.
-        scale: one factor, or one for each block.
-        centred: whether the mean over the channels that come in is taken away first.
-    """
-
-    rows: Tensor
-    cols: Tensor
-    scale: tuple[float, ...] = (1.0,)
-    centred: bool = False
-
-
 class Structured(nn.Module):
-    """A learned matrix S (out, in) = D + A B, kept in parts and never made dense on its way.
+    """A learned matrix S (out, in) = D + A B, kept in parts.
 
-    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D stands
-    where the ones of the identity between the two widths stand: at (j, j), or as `place` says. With `blocks` > 1
-    it is block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
+    `diagonal` is D alone, `low_rank` A B alone, `diagonal_low_rank` both, `full` a dense matrix. D has its entries
+    where the identity between the two widths has its ones: at (j, j), or at (rows[j], cols[j]). With `blocks` > 1 it is
+    block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
 
     Args:
         out_features: rows of a block, >= 1.
@@ -37,14 +21,14 @@ class Structured(nn.Module):
         structure: one of `STRUCTURES`.
         rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in); ignored by diagonal and full.
         blocks: how many blocks, >= 1.
-        place: the identity between the two widths, the same in every block; None: ones at (j, j).
+        ones: indices (rows, cols), each (n,): where the identity has its ones, the same in every block.
 
     Raises:
         ValueError: an unknown structure, or a rank outside its range.
     """
 
     def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
-                 rank: int = 12, blocks: int = 1, place: Place | None = None):
+                 rank: int = 12, blocks: int = 1, ones: tuple[Tensor, Tensor] | None = None):
         super().__init__()
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
@@ -54,75 +38,74 @@ class Structured(nn.Module):
             raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
         self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
         self.structure, self.rank = structure, rank if low_rank else None
+        self.D = self.A = self.B = self.S = None
+        self._set_ones(ones, width)
+        if "diagonal" in structure:
+            self.D = nn.Parameter(torch.zeros(blocks, len(self.ones[0])))
+        if low_rank:
+            self.A = nn.Parameter(torch.zeros(blocks, out_features, rank))
+            self.B = nn.Parameter(torch.zeros(blocks, rank, in_features))
+        if structure == "full":
+            self.S = nn.Parameter(torch.zeros(blocks, out_features, in_features))
+
+    def _set_ones(self, ones: tuple[Tensor, Tensor] | None, width: int) -> None:
         n = torch.arange(width)
-        rows, cols, self.scale, self.centred = place or Place(n, n)
-        square = out_features == in_features and torch.equal(rows, n) and torch.equal(cols, n)
+        rows, cols = ones or (n, n)
+        square = self.out_features == self.in_features and torch.equal(rows, n) and torch.equal(cols, n)
         index = None if square else (tuple(rows.tolist()), tuple(cols.tolist()))
-        self.kind = (out_features, in_features, blocks, structure, self.rank, index)  # alike: can be stacked
+        # What two matrices must share for their parts to be stacked.
+        self.kind = self.out_features, self.in_features, self.blocks, self.structure, self.rank, index
         self.register_buffer("rows", None if square else rows, persistent=False)  # None: D needs no index
         self.register_buffer("cols", None if square else cols, persistent=False)
 
-        def part(here: bool, *shape: int) -> nn.Parameter | None:
-            return nn.Parameter(torch.zeros(blocks, *shape)) if here else None
-        self.D = part("diagonal" in structure, len(rows))
-        self.A = part(low_rank, out_features, rank)
-        self.B = part(low_rank, rank, in_features)
-        self.S = part(structure == "full", out_features, in_features)
+    @property
+    def ones(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the ones of the identity."""
+        if self.rows is not None:
+            return self.rows, self.cols
+        n = torch.arange(self.out_features)
+        return n, n
 
     @torch.no_grad()
-    def set_identity(self, scale: float = 1.0) -> None:
-        """S = scale * I, with I as in `place`; a low rank alone holds its first r ones, a diagonal all but the mean."""
-        like = next(self.parameters())
-        n = torch.arange(min(self.out_features, self.in_features), device=like.device)
-        rows, cols = (n, n) if self.rows is None else (self.rows, self.cols)
-        ones = scale * like.new_tensor(self.scale)[:, None].expand(self.blocks, len(rows))
+    def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
+        """S = scale * I. A low rank alone holds the first r ones of I."""
+        rows, cols = self.ones
         if self.D is not None:
-            self.D.copy_(ones)
+            self.D.fill_(scale)
         if self.S is not None:
-            self.S.zero_()[:, rows, cols] = ones
-            if self.centred:
-                self.S -= self.S.mean(-1, keepdim=True)
+            self.S.zero_()[:, rows, cols] = scale
         if self.A is not None:
-            self._quiet_low_rank()
-            if self.D is None:
-                self._hold(ones[:, :self.rank], rows[:self.rank], cols[:self.rank])
-            elif self.centred:  # - I 11^T / in has rank one
-                self.A[:, rows, 0] = -ones * self.in_features ** -0.5
-                self.B[:, 0] = self.in_features ** -0.5
-
-    def _hold(self, ones: Tensor, rows: Tensor, cols: Tensor) -> None:
-        """A B = these ones of the identity, each in a rank of its own."""
-        ranks = torch.arange(len(rows), device=ones.device)
-        self.A[:, rows, ranks] = ones
-        self.B[:, ranks] = 0
-        self.B[:, ranks, cols] = 1
-        if self.centred:
-            self.B -= self.B.mean(-1, keepdim=True)
+            self._set_low_rank_zero(generator)
+        if self.structure == "low_rank":
+            ranks = torch.arange(min(self.rank, len(rows)))  # each of the first ones in a rank of its own
+            self.A[:, rows[ranks], ranks] = scale
+            self.B[:, ranks] = 0
+            self.B[:, ranks, cols[ranks]] = 1
 
     @torch.no_grad()
-    def set_zero(self) -> None:
+    def set_zero(self, generator: torch.Generator | None = None) -> None:
         """S = 0, with a gradient to leave it by."""
         for part in (self.S, self.D):
             if part is not None:
                 part.zero_()
         if self.A is not None:
-            self._quiet_low_rank()
+            self._set_low_rank_zero(generator)
 
-    def _quiet_low_rank(self) -> None:
+    def _set_low_rank_zero(self, generator: torch.Generator | None) -> None:
         """A = 0 and B random: A B = 0, but A has a gradient."""
         self.A.zero_()
-        self.B.normal_(std=self.in_features ** -0.5)
+        self.B.normal_(std=self.in_features ** -0.5, generator=generator)
 
     @torch.no_grad()
-    def set_random(self, scale: float = 1.0) -> None:
+    def set_random(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
         """Independent normal entries, sized so that S x is about as large as scale * x."""
         if self.S is not None:
-            self.S.normal_(std=scale * self.in_features ** -0.5)
+            self.S.normal_(std=scale * self.in_features ** -0.5, generator=generator)
         if self.D is not None:
-            self.D.normal_(std=scale)
+            self.D.normal_(std=scale, generator=generator)
         if self.A is not None:
-            self.A.normal_(std=scale * self.rank ** -0.5)
-            self.B.normal_(std=self.in_features ** -0.5)
+            self.A.normal_(std=scale * self.rank ** -0.5, generator=generator)
+            self.B.normal_(std=self.in_features ** -0.5, generator=generator)
 
     def left(self, weight: Tensor) -> Tensor:
         """S W for a weight (..., blocks * in, n): what Merge does to a layer's output side. (..., blocks * out, n)."""
@@ -161,16 +144,8 @@ class Structured(nn.Module):
 
     def dense(self) -> Tensor:
         """S as one matrix (blocks * out, blocks * in): to look at, and for the output matrices of a fold."""
-        eye = torch.eye(self.blocks * self.in_features, device=self.device, dtype=self.dtype)
-        return self.left(eye)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        like = next(self.parameters())
+        return self.left(torch.eye(self.blocks * self.in_features, device=like.device, dtype=like.dtype))
 
     def extra_repr(self) -> str:
         rank = f", rank={self.rank}" if self.rank else ""
@@ -184,7 +159,7 @@ def take(x: Tensor, dim: int, index: Tensor | None) -> Tensor:
 
 
 def put(x: Tensor, dim: int, index: Tensor | None, size: int) -> Tensor:
-    """What D made, put in its channels among `size`, zeros elsewhere; None: it is all there is."""
+    """What D computes, at its channels among `size`, zeros elsewhere; None: it is all there is."""
     if index is None:
         return x
     shape = list(x.shape)
@@ -193,26 +168,32 @@ def put(x: Tensor, dim: int, index: Tensor | None, size: int) -> Tensor:
 
 
 class Merge(Structured):
-    """M_i (o*, o_i): takes what original i's layer put out into the merged model's features."""
+    """M_i (o*, o_i): takes what original i's layer computes into the merged model's features."""
 
-    def init(self, how: str, i: int, k: int) -> None:
-        """`first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k). `identity`: I."""
-        if how == "identity":
-            self.set_identity()
-        elif how == "average":
-            self.set_identity(1 / k)
-        elif how == "random":
-            self.set_random(k ** -0.5)
+    def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
+        """Start as original i of k (from 0).
+
+        `first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k). `identity`: I.
+        """
+        if name == "random":
+            self.set_random(k ** -0.5, generator)
+        elif name == "average":
+            self.set_identity(1 / k, generator)
+        elif name == "first" and i > 0:
+            self.set_zero(generator)
         else:
-            self.set_identity() if i == 0 else self.set_zero()
+            self.set_identity(1.0, generator)
 
 
 class Unmerge(Structured):
     """U_i (d_i, d*): takes the merged model's features back to what original i's layer reads."""
 
-    def init(self, how: str, i: int, k: int) -> None:
-        """`first`, `average` and `identity`: I. `random`: normal, of size 1."""
-        self.set_random() if how == "random" else self.set_identity()
+    def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
+        """Start as original i of k. `first`, `average` and `identity`: I. `random`: normal, of size 1."""
+        if name == "random":
+            self.set_random(1.0, generator)
+        else:
+            self.set_identity(1.0, generator)
 
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:

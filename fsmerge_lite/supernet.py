@@ -1,31 +1,17 @@
 """The SuperNet: the originals' own architecture with every linear tensor merged from k frozen ones."""
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from .folding import Stack
-from .layers import SuperConv2d, SuperLinear, SuperTokens
-from .matrices import INITS, Merge, Place, Unmerge, scaled_rank
-from .models import Merged, Original, build, describe, feature_size
-from .wiring import (
-    Wire,
-    absorb_layer_scale,
-    check_alike,
-    check_images,
-    check_originals,
-    check_rank,
-    input_shape,
-    inputs_of,
-    place,
-    wiring,
-)
-
-STACKED = 2 ** 17  # weights of up to so many numbers are folded several at a time
+from .architectures import architecture, build, check_originals, check_same, describe, graph_of
+from .architectures.graph import Layer, Space, Vector, inputs_of, to_device
+from .layers import Folded, SuperConv2d, SuperLinear, SuperTokens, fold_together
+from .matrices import INITS, Merge, Unmerge, scaled_rank
+from .models import Merged, Original, fingerprint, load_file, save_file
 
 
 class SuperNet(nn.Module):
@@ -35,7 +21,7 @@ class SuperNet(nn.Module):
     The merged model has the widths of the first original, or those of `into`. Original i's feature is U_out,i f*(x).
 
     `net(x)` folds and then runs one plain model: the cost of one, with the gradient through the fold.
-    `net(x, explicit=True)` runs the tokens through U, the k frozen layers and M. It is the same function.
+    `net(x, unfolded=True)` runs the tokens through U, the k frozen layers and M. It is the same function.
 
     Args:
         originals: k >= 2 `Original`, bare backbones, or `Merged` to merge further (then its backbone is what is
@@ -43,9 +29,10 @@ class SuperNet(nn.Module):
         rank: r of the low-rank parts, 1 <= r <= the smallest width; inside a ViT's MLP scaled by hidden / dim.
         structure: diagonal, low_rank, diagonal_low_rank or full.
         init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
-            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `place`.
+            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `resized`.
         into: a backbone, or a model that has one, of the merged model's widths; its weights do not matter.
             None: original 1's widths.
+        seed: of the random numbers in M and U. The caller's random numbers go on undisturbed.
 
     Raises:
         TypeError, ValueError: what cannot be merged, and why.
@@ -54,115 +41,171 @@ class SuperNet(nn.Module):
     grad_checkpointing = False
 
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
-                 init: str = "first", into: nn.Module | None = None):
+                 init: str = "first", into: nn.Module | None = None, seed: int = 0):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
-        # Tuples keep the originals and the plain model out of this module's parameters.
-        self.originals = tuple(o if isinstance(o, (Original, Merged)) else Original(o) for o in originals)
+        # Tuples keep the originals out of this module's parameters.
+        self.originals = tuple(o if isinstance(o, Original | Merged) else Original(o) for o in originals)
         check_originals([o.backbone for o in self.originals])
-        self.rank, self.structure, self.init = rank, structure, init
-        self.backbones = tuple(absorb_layer_scale(o.backbone) for o in self.originals)
-        template = self.backbones[0] if into is None else self._template(into)
-        if "low_rank" in structure:
-            check_rank(rank, (*self.backbones, template))
-        self.wiring, self.config, self.input_shape = wiring(template), describe(template), input_shape(template)
-        # The plain model is all shape and no weight: a tensor that the fold forgot could not go unseen.
-        self._plain = (copy.deepcopy(template).to("meta"),)
-        self.body = copy.deepcopy(template)
-        self._own_norms()
-        self.replaced = False  # whether the frozen weights are M0 W U0 by now
-        for wire in self.wiring.wires:
-            self._place(wire, [backbone.get_submodule(wire.layer) for backbone in self.backbones], init)
-        self._place_tokens({name: [b.get_parameter(name) for b in self.backbones] for name in self.wiring.tokens})
-        self.outputs = self._matrices(Unmerge, "stream" if self.wiring.dim else "units", feature_size(template),
-                                      [feature_size(backbone) for backbone in self.backbones], init)
-        self.to(next(template.parameters()))
+        self.rank, self.structure, self.init, self.seed = rank, structure, init, seed
+        self.provenance = [{"init": init, "seed": seed}]  # how M and U came about, step by step
+        self.generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
+        self.architecture = architecture(self.originals[0].backbone)
+        self.backbones = tuple(self.architecture.absorb_scales(o.backbone) for o in self.originals)
+        self.body = copy.deepcopy(self.backbones[0]) if into is None else self._template(into)
+        self.config, self.graph = describe(self.body), graph_of(self.body)
+        self.graphs = [graph_of(backbone) for backbone in self.backbones]
+        self._check_rank()
+        frozen = [self.architecture.resized(backbone, self.body) for backbone in self.backbones]
+        self._set_norms()
+        for layer in self.graph.layers:
+            self._place(layer, [backbone.get_submodule(layer.name) for backbone in frozen], init)
+        self._place_tokens({v.name: [b.get_parameter(v.name) for b in frozen] for v in self.graph.tokens})
+        self.outputs = self._matrices(Unmerge, self.graph.output, 1, init)
         self.eval()
+
+    # ------------------------------------------------------------ making it
 
     def _template(self, into: nn.Module) -> nn.Module:
         """A fresh model of the architecture asked for, if original 1 differs from it in nothing but widths."""
         config = describe(getattr(into, "backbone", into))
-        check_alike(config, describe(self.backbones[0]), "into")
+        check_same(config, describe(self.backbones[0]), "into")
         return build(config).to(next(self.backbones[0].parameters()))
 
-    def _own_norms(self) -> None:
-        """The merged model's norms, from original 1's, or their average where all have one width."""
-        merged = {wire.layer for wire in self.wiring.wires}
-        self.kept = [name for name, _ in self.body.named_parameters()
-                     if name.rpartition(".")[0] not in merged and name not in self.wiring.tokens]
-        for name in self.kept:
-            p = self.body.get_parameter(name)
-            own = [backbone.get_parameter(name).data for backbone in self.backbones]
-            same = self.init == "average" and all(o.shape == p.shape for o in own)
-            self._start_norm(name, p.data, torch.stack(own).mean(0) if same else own[0])
-            p.requires_grad_(not name.endswith("gamma"))  # LayerScale is in the layers before it
+    def _check_rank(self) -> None:
+        width = min(graph.narrowest for graph in (self.graph, *self.graphs))
+        if "low_rank" in self.structure and not 1 <= self.rank <= width:
+            raise ValueError(f"rank must lie between 1 and the width {width}, got {self.rank} "
+                             "(the narrowest of the originals and of the merged model counts)")
 
-    def _start_norm(self, name: str, p: Tensor, own: Tensor) -> None:
-        """Let the merged model's norm write what original 1's writes, see `place`."""
-        at = place("heads" if ".attn.norm." in name else "units", self.backbones[0], self.plain, len(own), len(p))
-        p[at.rows] = own[at.cols]
-        wider = max(1, len(p) / len(own)) ** 0.5
-        if name.endswith("weight"):  # a vector with zeros behind it, divided by its size, is so much larger
-            p /= wider
-        if "norm_pre" in name or "q_norm" in name:  # but stream and q are to be so much larger
-            p *= wider
+    @property
+    def norms(self) -> list[str]:
+        """The parameters of the merged model's own norms, which do not fold."""
+        return [vector.name for vector in self.graph.norms]
 
-    def _place(self, wire: Wire, layers: Sequence[nn.Module], init: str) -> None:
+    def _set_norms(self) -> None:
+        """The merged model's norms: original 1's, or the average of all where they have one width."""
+        for vector in self.graph.norms:
+            p = self.body.get_parameter(vector.name)
+            own = [backbone.get_parameter(vector.name).data for backbone in self.backbones]
+            average = self.init == "average" and all(o.shape == p.shape for o in own)
+            self._start_norm(p.data, torch.stack(own).mean(0) if average else own[0], vector)
+            p.requires_grad_(True)
+
+    def _start_norm(self, p: Tensor, own: Tensor, vector: Vector) -> None:
+        """Let a wider norm compute what original 1's computes, with its channels at `Space.match`.
+
+        Next to zeros, what a norm writes is c = (d* / d)^(1/2) times as large: its weight takes c back. What is to be
+        larger in a wider model is the stream, c times, and q and k, c^(1/2) times; see `resized`.
+        """
+        rows, cols = self.graph.spaces[vector.space].match(self.graphs[0].spaces[vector.space])
+        if vector.role == "per_head":
+            rows = cols = torch.arange(min(len(p), len(own)))
+        c = max(1, len(p) / len(own)) ** 0.5
+        larger = {"on_stream": c, "per_head": c ** 0.5}.get(vector.role, 1.0)
+        p[rows] = own[cols]
+        p *= larger / c if vector.name.endswith("weight") else larger
+
+    def _place(self, layer: Layer, frozen: Sequence[nn.Module], init: str, stored: bool = False) -> None:
         """The SuperNet layer of k frozen layers, with new M and U."""
-        merged = self.plain.get_submodule(wire.layer)
-        (out, *outs), (in_, *ins) = zip(*(layer.weight.shape[:2] for layer in (merged, *layers)))
-        merges = self._matrices(Merge, wire.writes, out // wire.blocks, [size // wire.blocks for size in outs], init,
-                                wire.blocks)
-        if isinstance(merged, nn.Conv2d):
-            placed = SuperConv2d(layers, merges)
+        merges = self._matrices(Merge, layer.writes[0], len(layer.writes), init)
+        if isinstance(frozen[0], nn.Conv2d):
+            placed = SuperConv2d(frozen, merges, stored)
         else:
-            unmerges = self._matrices(Unmerge, wire.reads, in_, ins, init) if wire.reads else None
-            placed = SuperLinear(layers, merges, unmerges)
+            unmerges = self._matrices(Unmerge, layer.reads, 1, init) if layer.reads else None
+            placed = SuperLinear(frozen, merges, unmerges, stored)
         placed.grad_checkpointing = self.grad_checkpointing
-        self.body.set_submodule(wire.layer, placed)
-        self._stacks: list[tuple[list[str], Stack]] | None = None  # layers that are folded together, once known
+        self.body.set_submodule(layer.name, placed)
 
-    def _place_tokens(self, tokens: Mapping[str, Sequence[Tensor]]) -> None:
-        """The k originals' tokens, behind the first layer's M."""
-        self.tokens = SuperTokens(tokens, self.body.get_submodule(self.wiring.wires[0].layer).merges)
-        for name in tokens:  # a place for functional_call to put the merged token
-            if name in dict(self.body.named_parameters(recurse=False)):
-                delattr(self.body, name)
-                self.body.register_buffer(name, torch.empty(0), persistent=False)
+    def _place_tokens(self, tokens: Mapping[str, Sequence[Tensor]], stored: bool = False) -> None:
+        """The k originals' tokens, after the first layer's M."""
+        self.tokens = SuperTokens(tokens, self.body.get_submodule(self.graph.layers[0].name).merges, stored)
+        self._set_tokens(dict.fromkeys(tokens))
+
+    def _set_tokens(self, tokens: Mapping[str, Tensor | None]) -> None:
+        """Put the merged tokens into the body; None: take them out."""
+        for name, token in tokens.items():
+            owner, _, last = name.rpartition(".")
+            module = self.body.get_submodule(owner)
+            module._parameters.pop(last, None)
+            module.register_buffer(last, torch.empty(0) if token is None else token, persistent=False)
+
+    def _matrices(self, kind: type[Merge] | type[Unmerge], space: str, blocks: int, init: str) -> nn.ModuleList:
+        """One M (o*, o_i) or U (d_i, d*) for each original, on channels of this space.
+
+        At `identity` the frozen weights have the merged model's widths already, and so have M and U.
+        """
+        matrices, like, merged = nn.ModuleList(), next(self.backbones[0].parameters()), self.graph.spaces[space]
+        for i, graph in enumerate(self.graphs):
+            own = graph.spaces[space]
+            rank = self._rank(own, merged, i)
+            own = merged if init == "identity" else own
+            out, in_ = (merged, own) if kind is Merge else (own, merged)
+            matrix = kind(out.size, in_.size, self.structure, rank, blocks, out.match(in_)).to(like.dtype)
+            matrix.init(init, i, len(self.graphs), self.generator)
+            matrices.append(matrix)
+        return matrices.to(like)
+
+    def _rank(self, own: Space, merged: Space, i: int) -> int:
+        """r, scaled by hidden / dim for hidden units beside a residual stream."""
+        if self.graph.residual is None or merged.kind != "hidden":
+            return self.rank
+        dim = min(self.graphs[i].residual.size, self.graph.residual.size)
+        return scaled_rank(self.rank, min(own.size, merged.size), dim)
+
+    def train(self, mode: bool = True) -> "SuperNet":
+        """Always eval mode: the originals' dropout must not run, because the fold has none."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "SuperNet":
+        """Move or convert everything, the originals' backbones as well. The originals that were given stay."""
+        super()._apply(fn, recurse)
+        before, after = next(self.backbones[0].parameters()), fn(next(self.backbones[0].parameters()))
+        if (before.device, before.dtype) != (after.device, after.dtype):
+            self.backbones = tuple(copy.deepcopy(backbone)._apply(fn) for backbone in self.backbones)
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Make the W* of large layers again in the backward rather than keep them: less memory, more time, same result.
+        """Recompute the W* of large layers in the backward rather than keep them: less memory, more time, same result.
 
-        Named after timm's, which does so with the activations of a block. Small layers are folded in stacks,
-        once a step; for them nothing changes.
+        Named after timm's, which does so with the activations of a block.
         """
         self.grad_checkpointing = enable
-        for wire in self.wiring.wires:
-            self.body.get_submodule(wire.layer).grad_checkpointing = enable
+        for layer in self.graph.layers:
+            self.body.get_submodule(layer.name).grad_checkpointing = enable
+
+    # ------------------------------------------------------------ another start
 
     @torch.no_grad()
-    def replace(self, wire: Wire, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
+    def replace(self, layer: Layer, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
         """Put M0_i W_i U0_i and M0_i b_i in the place of W_i and b_i, with M_i and U_i at the identity.
 
         Args:
-            wire: which layer.
+            layer: which layer.
             merges: k matrices M0_i (o*, o_i), or (blocks, o* / blocks, o_i / blocks) where M has blocks.
             unmerges: k matrices U0_i (d_i, d*), or None where the layer reads the input itself.
         """
-        self.replaced = True
-        layers = [copy.deepcopy(b.get_submodule(wire.layer)).to(merges[0]) for b in self.backbones]
         merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
-        for i, (layer, merge) in enumerate(zip(layers, merges)):
-            rows = merge @ layer.weight.flatten(1)
-            folded = rows if unmerges is None else rows @ unmerges[i]
-            layer.weight = nn.Parameter(folded.unflatten(1, layer.weight.shape[1:]) if unmerges is None else folded)
-            layer.bias = None if layer.bias is None else nn.Parameter(merge @ layer.bias)
-        self._place(wire, layers, "identity")
-        self.body.get_submodule(wire.layer).set_readouts(unmerges)
-        if wire == self.wiring.wires[0]:
-            self._place_tokens({name: [b.get_parameter(name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
-                                for name in self.wiring.tokens})
+        own = [backbone.get_submodule(layer.name) for backbone in self.backbones]
+        weights = [(m @ o.weight.to(m).flatten(1)).unflatten(1, o.weight.shape[1:]) for m, o in zip(merges, own)]
+        biases = [None if o.bias is None else m @ o.bias.to(m) for m, o in zip(merges, own)]
+        if unmerges is not None:
+            weights = [weight @ unmerge for weight, unmerge in zip(weights, unmerges)]
+        self._place_stored(layer, weights, biases, unmerges)
+        if layer == self.graph.layers[0]:
+            self._place_tokens({v.name: [b.get_parameter(v.name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
+                                for v in self.graph.tokens}, stored=True)
+
+    def _place_stored(self, layer: Layer, weights: Sequence[Tensor], biases: Sequence[Tensor | None],
+                      readouts: Sequence[Tensor] | None) -> None:
+        """The SuperNet layer of these frozen weights, of the merged model's widths, with M and U at the identity."""
+        frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
+        for own, weight, bias in zip(frozen, weights, biases):
+            own.weight = nn.Parameter(weight)
+            own.bias = None if bias is None else nn.Parameter(bias)
+        self._place(layer, frozen, "identity", stored=True)
+        self.body.get_submodule(layer.name).set_readouts(readouts)
 
     def set_outputs(self, outputs: Sequence[Tensor]) -> None:
         """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
@@ -170,127 +213,48 @@ class SuperNet(nn.Module):
         for learned, output in zip(self.outputs, outputs):
             learned.S.data[0] = output
 
-    def _matrices(self, kind: type[Merge] | type[Unmerge], space: str, merged_size: int, sizes: Sequence[int],
-                  init: str, blocks: int = 1) -> nn.ModuleList:
-        """One M (merged_size, size) or U (size, merged_size) for each original, on channels of this space."""
-        made, like = nn.ModuleList(), next(self.body.parameters())
-        for i, (size, backbone) in enumerate(zip(sizes, self.backbones)):
-            rank = self.rank
-            if space == "units" and self.wiring.dim:
-                rank = scaled_rank(rank, min(size, merged_size), min(feature_size(backbone), self.wiring.dim))
-            at = None if init == "identity" else place(space, backbone, self.plain, size, merged_size)
-            if kind is Merge:
-                matrix = Merge(merged_size, size, self.structure, rank, blocks, at)
-            else:
-                matrix = Unmerge(size, merged_size, self.structure, rank, blocks, at and Place(at.cols, at.rows))
-            made.append(matrix.to(like.dtype))
-            matrix.init(init, i, len(sizes))  # on the CPU: the same random numbers on every device
-        return made.to(like)
+    # ------------------------------------------------------------ folding
 
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
-        state = {name: self.body.get_parameter(name) for name in self.kept}
+        state = {v.name: self.body.get_parameter(v.name) for v in self.graph.vectors if v.role != "token"}
         for name, fold in self._folds().items():
             state[f"{name}.weight"], bias = fold()
             if bias is not None:
                 state[f"{name}.bias"] = bias
         return state | self.tokens()
 
-    def _folds(self) -> dict[str, Callable[[], tuple[Tensor, Tensor | None]]]:
-        """How to get the W* and b* of every layer; small layers of one kind are folded here and now, stacked."""
-        if self._stacks is None or not all(stack.holds() for _, stack in self._stacks):
-            self._stacks = [(names, Stack([self.body.get_submodule(name) for name in names]))
-                            for names in self._alike() if len(names) > 1]
-        made = {wire.layer: self.body.get_submodule(wire.layer).fold for wire in self.wiring.wires}
-        for names, stack in self._stacks:
-            for name, one in zip(names, stack.fold()):
-                if not any(p.requires_grad for p in self.body.get_submodule(name).parameters()):  # local training
-                    one = [None if part is None else part.detach() for part in one]
-                made[name] = partial(tuple, one)
-        return made
-
-    def _alike(self) -> Iterable[list[str]]:
-        """The layers, those of one kind and shape together if they are small: see `_folding` for large ones."""
-        groups: dict[tuple, list[str]] = {}
-        for wire in self.wiring.wires:
-            sizes = [self.plain.get_submodule(wire.layer).weight.shape]
-            sizes += [weight.shape for weight, _ in self.body.get_submodule(wire.layer).frozen()]
-            small = wire.reads and self.structure != "full" and max(size.numel() for size in sizes) <= STACKED
-            groups.setdefault((wire.reads, wire.writes, *sizes) if small else (wire.layer,), []).append(wire.layer)
-        return groups.values()
+    def _folds(self) -> dict[str, Callable[[], Folded]]:
+        """How to get the W* and b* of every layer. Small layers of one kind are folded here and now, together."""
+        layers = {layer.name: self.body.get_submodule(layer.name) for layer in self.graph.layers}
+        folds, groups = {name: layer.fold for name, layer in layers.items()}, {}
+        for name, layer in layers.items():
+            learns = any(p.requires_grad for p in layer.parameters())  # not all do in local training
+            if layer.kind:
+                groups.setdefault((layer.kind, learns), []).append(name)
+        for (_, learns), names in groups.items():
+            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+                folded = fold_together([layers[name] for name in names])
+            folds |= {name: _always(pair) for name, pair in zip(names, folded)}
+        return folds
 
     @contextmanager
-    def _folding(self) -> Iterator[None]:
-        """Meanwhile every layer is the one that it folds to.
+    def _running(self, folded: bool) -> Iterator[None]:
+        """Meanwhile the body has its tokens and, if folded, every layer is the one that it folds to.
 
         A large layer folds itself when its turn comes: so its backward comes right after that of what it computed,
-        and the gradients by all W* are never there at the same time.
+        and the gradients with respect to all W* are never there at the same time.
         """
-        folds = self._folds()
+        folds, tokens = self._folds() if folded else {}, self.tokens()
         try:
+            self._set_tokens(tokens)
             for name, fold in folds.items():
                 self.body.get_submodule(name).as_one = fold
             yield
         finally:
+            self._set_tokens(dict.fromkeys(tokens))
             for name in folds:
                 self.body.get_submodule(name).as_one = None
-
-    def backbone(self, x: Tensor, explicit: bool = False) -> Tensor:
-        """The merged model's own features f*(x), (B, d*)."""
-        check_images(x, self.input_shape, next(self.parameters()).dtype)
-        with nullcontext() if explicit else self._folding():
-            return functional_call(self.body, self.tokens(), (x,))
-
-    def forward(self, x: Tensor, explicit: bool = False) -> list[Tensor]:
-        """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""
-        f = self.backbone(x, explicit)
-        return [output(f) for output in self.outputs]
-
-    def features(self, x: Tensor, depths: Sequence[int], explicit: bool = False) -> dict[int, list[Tensor]]:
-        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k a depth.
-
-        Compare with `original_features`. Depths run from 0 (behind the embedding) to below the number of blocks.
-        """
-        return self.run(x, depths, explicit, stop=True)[1]
-
-    def run(self, x: Tensor, depths: Sequence[int], explicit: bool = False, stop: bool = False
-            ) -> tuple[list[Tensor], dict[int, list[Tensor]]]:
-        """Output features and inner features from one forward; with `stop`, no further than the inner ones need."""
-        layers, f = self.layers_at(depths), []
-        seen = inputs_of(self.body, layers, lambda: f.append(self.backbone(x, explicit)), stop and bool(depths))
-        inner = {d: self.body.get_submodule(name).reads(seen[name]) for d, name in zip(depths, layers)}
-        return [output(f[0]) for output in self.outputs] if f else [], inner
-
-    @torch.no_grad()
-    def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
-        """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k a depth."""
-        layers = self.layers_at(depths)
-        seen = [inputs_of(o.backbone, layers, lambda o=o: o.backbone(x), stop=True) for o in self.originals]
-        return {d: [s[name] for s in seen] for d, name in zip(depths, layers)}
-
-    def layers_at(self, depths: Sequence[int]) -> list[str]:
-        """The layers that read the features behind so many blocks."""
-        unknown = [d for d in depths if d not in self.wiring.depths]
-        if unknown:
-            raise ValueError(f"no depth {unknown[0]}; this model has features at {sorted(self.wiring.depths)}")
-        return [self.wiring.depths[d] for d in depths]
-
-    def until(self, depth: int | None) -> list[tuple[str, nn.Parameter]]:
-        """The learned parameters that the readout after `depth` blocks depends on; None: all, up to the output."""
-        if depth is None:
-            return list(self.named_parameters())
-        reader, made = f"body.{self.wiring.depths[depth]}", []
-        for name, p in self.named_parameters():  # in the order of the forward
-            if name.startswith(f"{reader}.merges"):
-                break
-            made.append((name, p))
-        reads = [(f"{reader}.unmerges.{n}", p) for n, p in self.get_submodule(reader).unmerges.named_parameters()]
-        return made + reads
-
-    @property
-    def plain(self) -> nn.Module:
-        """The merged model's architecture without weights, for `functional_call` with the state from `folded`."""
-        return self._plain[0]
 
     @torch.no_grad()
     def fold(self) -> Merged:
@@ -307,6 +271,96 @@ class SuperNet(nn.Module):
                         [name or f"model {i}" for i, name in enumerate(names, 1)])
         return merged.to(like.device).requires_grad_(False).eval()
 
-    def extra_repr(self) -> str:
-        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return f"k={len(self.originals)}, rank={self.rank}, {self.structure}, init={self.init}, trained={trained:,}"
+    # ------------------------------------------------------------ running
+
+    def backbone(self, x: Tensor, unfolded: bool = False) -> Tensor:
+        """The merged model's own features f*(x), (B, d*)."""
+        self.architecture.check_inputs(self.backbones[0], x)
+        with self._running(not unfolded):
+            return self.architecture.features(self.body, x)
+
+    def forward(self, x: Tensor, unfolded: bool = False, *, explicit: bool = False) -> list[Tensor]:
+        """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i). `explicit` is `unfolded`."""
+        f = self.backbone(x, unfolded or explicit)
+        return [output(f) for output in self.outputs]
+
+    def features(self, x: Tensor, depths: Sequence[int], unfolded: bool = False) -> dict[int, list[Tensor]]:
+        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k a depth.
+
+        Compare with `original_features`. Depths run from 0 (after the embedding) to below the number of blocks.
+        """
+        return self.run(x, depths, unfolded, stop=True)[1]
+
+    def run(self, x: Tensor, depths: Sequence[int], unfolded: bool = False, stop: bool = False
+            ) -> tuple[list[Tensor], dict[int, list[Tensor]]]:
+        """Output features and inner features from one forward; with `stop`, no further than the inner ones need."""
+        layers, f = self.layers_at(depths), []
+        seen = inputs_of(self.body, layers, lambda: f.append(self.backbone(x, unfolded)), stop and bool(depths))
+        inner = {d: self.body.get_submodule(name).reads(seen[name]) for d, name in zip(depths, layers)}
+        return [output(f[0]) for output in self.outputs] if f else [], inner
+
+    @torch.no_grad()
+    def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
+        """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k a depth."""
+        layers, x = self.layers_at(depths), to_device(x, next(self.parameters()))
+        seen = [inputs_of(b, layers, lambda b=b: self.architecture.features(b, x), stop=True) for b in self.backbones]
+        return {d: [s[name] for s in seen] for d, name in zip(depths, layers)}
+
+    def layers_at(self, depths: Sequence[int]) -> list[str]:
+        """The layers that read the features after so many blocks."""
+        for depth in depths:
+            if depth not in self.graph.readouts:
+                raise ValueError(f"no depth {depth}; this model has features at {sorted(self.graph.readouts)}")
+        return [self.graph.readouts[depth] for depth in depths]
+
+    # ------------------------------------------------------------ saving and restoring
+
+    def hashes(self) -> list[str]:
+        """The fingerprint of each original's backbone."""
+        return [fingerprint(original.backbone.state_dict()) for original in self.originals]
+
+    def save(self, path: str | Path) -> None:
+        """Write M, U, norms and what a start replaced as one safetensors file; `load_supernet` reads it."""
+        save_file(path, self.state_dict(), {
+            "format": "fsmerge_lite.SuperNet", "rank": self.rank, "structure": self.structure, "init": self.init,
+            "into": self.config, "seed": self.seed, "originals": self.hashes(), "provenance": self.provenance})
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the `state_dict` of a SuperNet of the same originals, also one with replaced frozen weights."""
+        like, k = next(self.parameters()), range(len(self.backbones))
+
+        def stored(name: str) -> list[Tensor | None]:
+            return [state[f"{name}{i}"].to(like) if f"{name}{i}" in state else None for i in k]
+        for layer in self.graph.layers:
+            weights, biases, readouts = (stored(f"body.{layer.name}.{part}") for part in ("weight", "bias", "readout"))
+            if weights[0] is not None:
+                self._place_stored(layer, weights, biases, None if readouts[0] is None else readouts)
+        if "tokens.rows0" in state:
+            tokens = [self.tokens.unpack(rows) for rows in stored("tokens.rows")]
+            self._place_tokens({name: [own[name] for own in tokens] for name in tokens[0]}, stored=True)
+        if "outputs.0.S" in state:
+            self.set_outputs([state[f"outputs.{i}.S"][0].to(like) for i in k])
+        self.load_state_dict(state)
+
+
+def _always(pair: Folded) -> Callable[[], Folded]:
+    return lambda: pair
+
+
+def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
+    """Read a SuperNet that `SuperNet.save` wrote, half-trained or not, after any start.
+
+    Args:
+        path: the file.
+        originals: the originals that it was made of, in their order.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is not whole, or of other originals.
+    """
+    state, card = load_file(path, "fsmerge_lite.SuperNet")
+    net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"])
+    if net.hashes() != card["originals"]:
+        raise ValueError(f"{path} is a SuperNet of other originals, or of these in another order")
+    net.restore(state)
+    net.provenance = card["provenance"]
+    return net

@@ -2,27 +2,47 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .fitting import History, fit
-from .models import MLP, Original
+from .architectures import architecture
+from .architectures.graph import inputs_of, to_device
+from .fitting import Checkpoint, History, fit
+from .models import Original, fingerprint
 from .supernet import SuperNet
-from .tasks import Calibration
-from .wiring import inputs_of
 
 
-@torch.no_grad()
-def target_features(originals: Sequence[Original], images: Calibration, like: Tensor, batch_size: int = 256
-                    ) -> list[Tensor]:
-    """f_i(x) of every image by its OWN original, (n_i, d_i) for each i, on the device and in the dtype of `like`.
+@dataclass(frozen=True)
+class Calibration:
+    """Unlabeled images whose task is known: images (n, 3, H, W) in [-1, 1], and owner (n,), the task's place 0..k-1."""
 
-    Raises:
-        ValueError: the images were drawn for another number of originals.
-    """
-    return _own_features(originals, images, like, lambda backbone, x: backbone(x), batch_size)
+    images: Tensor
+    owner: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of(self, i: int) -> Tensor:
+        """The images of task i."""
+        return self.images[self.owner == i]
+
+    def hash(self) -> str:
+        """Their fingerprint."""
+        return fingerprint({"images": self.images, "owner": self.owner})
+
+    def grouped(self, groups: Sequence[int]) -> "Calibration":
+        """The same images, those of task i now owned by `groups[i]`: [0, 0, 1] to merge a merge of 0 and 1 with 2.
+
+        Raises:
+            ValueError: not one group for each task, or groups that are not 0..m-1.
+        """
+        groups, k = list(groups), int(self.owner.max()) + 1
+        if len(groups) != k or set(groups) != set(range(len(set(groups)))):
+            raise ValueError(f"groups must name one of 0, 1, ... for each of {k} tasks, none left out; got {groups}")
+        return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
 
 
 def same_tasks(originals: Sequence, images: Calibration) -> None:
@@ -35,100 +55,229 @@ def same_tasks(originals: Sequence, images: Calibration) -> None:
         raise ValueError(f"there is no image of task {min(missing)} (from 0); every original needs some of its own")
 
 
+# ---------------------------------------------------------------- the targets
+
 @torch.no_grad()
-def _own_features(originals: Sequence[Original], images: Calibration, like: Tensor, run: Callable,
-                  batch_size: int = 256) -> list[Tensor]:
-    """`run(backbone_i, x)` for the images of every task i, put together."""
+def target_features(originals: Sequence[Original], images: Calibration, like: Tensor, layer: str | None = None,
+                    batch_size: int = 256) -> list[Tensor]:
+    """What every original computes for the images of its OWN task, in the dtype of `like`.
+
+    Args:
+        originals, images: k originals, and images of their tasks.
+        like: where the originals run.
+        layer: whose input is meant; None: the output features.
+        batch_size: images at a time.
+
+    Returns:
+        output features (n_i, d_i) on the device of `like`, or inner ones (n_i, ..., d_i), which are large, on the CPU.
+
+    Raises:
+        ValueError: the images were drawn for another number of originals.
+    """
     same_tasks(originals, images)
-    made = []
+    targets = []
     for i, original in enumerate(originals):  # one original at a time on the device of the training
         backbone = copy.deepcopy(original.backbone).to(like)
-        made.append(torch.cat([run(backbone, x.to(like)) for x in images.of(i).split(batch_size)]))
-    return made
+        targets.append(torch.cat([_read(backbone, layer, x, like) for x in images.of(i).split(batch_size)]))
+    return targets
+
+
+@torch.no_grad()
+def _read(backbone: torch.nn.Module, layer: str | None, x: Tensor, like: Tensor) -> Tensor:
+    """What a layer of a backbone reads for images x, or the backbone's features."""
+    known, x = architecture(backbone), to_device(x, like)
+    if layer is None:
+        return known.features(backbone, x)
+    return inputs_of(backbone, [layer], lambda: known.features(backbone, x), stop=True)[layer].cpu()
+
+
+# ---------------------------------------------------------------- the loss
+
+class Reconstruction:
+    """How far each original's features are from their reconstruction (paper, section 2).
+
+    L = mean over images x of || features_i(x) - f_i(x) ||^2 / s_i^2
+          + off_task * sum over j != i of || features_j(x) - m_j ||^2 / s_j^2,       i = owner of x
+
+    Ours: s_i^2, the mean of ||f_i||^2, brings the originals to one scale. With off_task > 0 the features for all other
+    heads are drawn to m_j, the mean of f_j, which says nothing: it is for the joint accuracy, where a head that is
+    sure of itself on another task's image wins. In the paper s_i = 1 and off_task = 0.
+
+    Args:
+        images: the images.
+        targets: f_i for the images of task i, (n_i, ..., d_i) each.
+        off_task: weight of the second term, >= 0.
+    """
+
+    def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0):
+        self.owner, self.targets, self.off_task = images.owner, targets, off_task
+        self.scales = [target.square().flatten(1).sum(1).mean() for target in targets]  # s_i^2
+        self.means = [target.mean(0) for target in targets]
+        self.row_in_task = torch.empty_like(images.owner)
+        for i, target in enumerate(targets):
+            self.row_in_task[images.owner == i] = torch.arange(len(target))
+
+    def __call__(self, rebuilt: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """L of k reconstructions (B, ..., d_i) of the images at `rows` (B,)."""
+        owner, row, errors = self.owner[rows], self.row_in_task[rows], []
+        for i, (features, scale) in enumerate(zip(rebuilt, self.scales)):
+            own = owner == i
+            target = self.targets[i][row[own]].to(features.device)
+            errors.append((features[own] - target).square().sum() / scale)
+            if self.off_task:
+                errors.append(self.off_task * (features[~own] - self.means[i]).square().sum() / scale)
+        return sum(errors) / len(rows)
+
+
+def batch_of(step: int, images: Calibration, batch_size: int, seed: int) -> Tensor:
+    """Which images a step sees: rows (B,), none twice, fixed by seed and step."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+    return torch.randperm(len(images), generator=generator)[:batch_size]
 
 
 def reconstruction(features: Callable[[Tensor], list[Tensor]], images: Calibration, targets: Sequence[Tensor],
-                   batch_size: int, seed: int, like: Tensor, quiet: float = 0.0) -> Callable[[int], Tensor]:
-    """The loss of a step: how far each original's features are from their reconstruction (paper, section 2).
-
-    L = mean over images x of || features_i(x) - f_i(x) ||^2 / s_i^2
-          + quiet * sum over j != i of || features_j(x) - m_j ||^2 / s_j^2,       i = owner of x
-
-    The paper's loss is quiet = 0: only the image's own original counts. With quiet > 0 the features for all other
-    heads are drawn to m_j, the mean of f_j, which says nothing: it is for the joint accuracy, where a head that is
-    sure of itself on another task's image wins. s_i^2, the mean of ||f_i||^2, brings the originals to one scale.
+                   batch_size: int, seed: int, like: Tensor, off_task: float = 0.0) -> Callable[[int], Tensor]:
+    """The loss of a step for whatever maps images (B, C, H, W) to k reconstructions; see `Reconstruction`.
 
     Args:
-        features: maps images (B, C, H, W) to k reconstructions (B, ..., d_i).
-        images, targets: what to reconstruct; `targets[i]` (n_i, ..., d_i) are the features of the images of task i.
-        batch_size: images a step, drawn without repetition.
-        seed: with the step's number, fixes which.
+        features: maps images to reconstructions (B, ..., d_i).
+        images, targets, off_task: of `Reconstruction`.
+        batch_size, seed: of `batch_of`.
         like: a parameter of the model, for device and dtype.
-        quiet: weight of the second term, >= 0.
     """
-    scales = [t.square().flatten(1).sum(1).mean() for t in targets]
-    means = [t.mean(0) for t in targets]
-    row_in_task = torch.empty_like(images.owner)
-    for i, target in enumerate(targets):
-        row_in_task[images.owner == i] = torch.arange(len(target))
+    error = Reconstruction(images, targets, off_task)
 
     def loss(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        rows = torch.randperm(len(images), generator=generator)[:batch_size]
-        owner, row = images.owner[rows], row_in_task[rows]
-        rebuilt, errors = features(images.images[rows].to(like)), []
-        for i, (target, mean, scale) in enumerate(zip(targets, means, scales)):
-            errors.append((rebuilt[i][owner == i] - target[row[owner == i]]).square().sum() / scale)
-            if quiet:
-                errors.append(quiet * (rebuilt[i][owner != i] - mean).square().sum() / scale)
-        return sum(errors) / len(rows)
+        rows = batch_of(step, images, batch_size, seed)
+        return error(features(to_device(images.images[rows], like)), rows)
     return loss
-
-
-def _inner_targets(net: SuperNet, images: Calibration, depth: int, like: Tensor) -> list[Tensor]:
-    """What each original's layer behind `depth` blocks reads on the images of its own task, (n_i, ..., d_i)."""
-    layer, = net.layers_at([depth])
-    return _own_features(net.originals, images, like,
-                         lambda backbone, x: inputs_of(backbone, [layer], lambda: backbone(x), stop=True)[layer])
 
 
 def objective(net: SuperNet, run: Callable[[Tensor], tuple[list[Tensor], dict[int, list[Tensor]]]],
               images: Calibration, batch_size: int, seed: int, depths: Sequence[int] = (), inner: float = 1.0,
-              quiet: float = 0.0) -> Callable[[int], Tensor]:
+              off_task: float = 0.0) -> Callable[[int], Tensor]:
     """The loss of a step on output features and, at some depths, inner features: what `train_global` minimises.
 
     `run` maps images to both, as `SuperNet.run` does; the originals, and where their depths are, are those of `net`.
-    """
-    like, seen = next(p for p in net.parameters() if p.requires_grad), {}
 
-    def outputs(x: Tensor) -> list[Tensor]:
-        rebuilt, at = run(x)
-        seen.update(at)
-        return rebuilt
-    terms = [reconstruction(outputs, images, target_features(net.originals, images, like), batch_size, seed, like,
-                            quiet)]
-    for depth in depths:  # on the same batch: the first term has run its forward
-        terms.append(reconstruction(lambda x, depth=depth: seen[depth], images,
-                                    _inner_targets(net, images, depth, like), batch_size, seed, like))
-    weights = [1.0, *[inner / max(len(depths), 1)] * len(depths)]
-    return lambda step: sum(weight * term(step) for weight, term in zip(weights, terms))
+    Raises:
+        ValueError: batch_size < 1, a weight below 0, or an unknown depth.
+    """
+    if batch_size < 1 or not inner >= 0 or not off_task >= 0:
+        raise ValueError(f"batch_size must be >= 1, inner and off_task >= 0; "
+                         f"got {batch_size}, {inner} and {off_task}")
+    like = next(p for p in net.parameters() if p.requires_grad)
+    outputs = Reconstruction(images, target_features(net.originals, images, like), off_task)
+    inside = {depth: Reconstruction(images, target_features(net.originals, images, like, layer))
+              for depth, layer in zip(depths, net.layers_at(depths))}
+
+    def loss(step: int) -> Tensor:
+        rows = batch_of(step, images, batch_size, seed)
+        rebuilt, seen = run(to_device(images.images[rows], like))
+        total = outputs(rebuilt, rows)
+        for depth, error in inside.items():
+            total = total + inner / len(depths) * error(seen[depth], rows)
+        return total
+    return loss
 
 
 # ---------------------------------------------------------------- global and local
 
-def groups(named: Iterable[tuple[str, Tensor]], lr: float, lr_low_rank: float | None = None) -> list[dict]:
-    """AdamW's param groups: diagonals, norms and full matrices at `lr`, low-rank factors A, B at `lr_low_rank`."""
-    named = [(name, p) for name, p in named if p.requires_grad]
-    low_rank = [p for name, p in named if name.endswith((".A", ".B"))]
-    rest = [p for name, p in named if not name.endswith((".A", ".B"))]
-    made = [{"params": rest, "lr": lr}, {"params": low_rank, "lr": lr_low_rank or lr}]
-    return [group for group in made if group["params"]]
+def _checkpoint(path: str | Path | None, net: SuperNet, images: Calibration, **settings) -> Checkpoint | None:
+    """A checkpoint that knows all that the run depends on."""
+    if path is None:
+        return None
+    made_of = {"originals": net.hashes(), "rank": net.rank, "structure": net.structure, "widths": net.config,
+               "provenance": net.provenance}
+    return Checkpoint(path, {**made_of, "images": images.hash(), **settings}, net)
+
+
+def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
+                 seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0,
+                 checkpoint: str | Path | None = None, **optimisation) -> History:
+    """Train all M, U and norms of a SuperNet together to reconstruct the originals' output features.
+
+    Minimises the loss of `Reconstruction` over everything learned; the originals stay as they are. Inner features
+    add (inner / number of depths) * sum over d of || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, own images only.
+
+    Args:
+        net: the SuperNet, on the device to train on.
+        images: from `calibration`, of the net's originals in their order.
+        steps, lr: of AdamW under a one-cycle schedule; lr is the highest rate.
+        batch_size: images a step.
+        seed: fixes the order of the images.
+        depths: after how many blocks inner features are reconstructed too; none: the paper's default.
+        inner: their weight, >= 0.
+        off_task: draws the features of all other heads to their mean, for the joint accuracy; see `Reconstruction`.
+        checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
+        optimisation: weight_decay, warmup, precision and progress, as for `fit`.
+
+    Raises:
+        ValueError: images of another number of tasks, a number outside its range, an unknown depth, another run's
+            checkpoint.
+        FloatingPointError: the loss is no longer a number.
+    """
+    settings = {"seed": seed, "batch_size": batch_size, "depths": list(depths), "inner": inner, "off_task": off_task}
+    loss = objective(net, lambda x: net.run(x, depths), images, batch_size, seed, depths, inner, off_task)
+    history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",
+                  checkpoint=_checkpoint(checkpoint, net, images, **settings), **optimisation)
+    net.provenance = [*net.provenance, {"trained": "global", "steps": steps, "lr": lr, **settings}]
+    return history
+
+
+def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float = 1e-3, batch_size: int = 128,
+                seed: int = 0, checkpoint: str | Path | None = None, **optimisation) -> list[History]:
+    """Train a SuperNet block by block, each on the reconstruction of its own depth (paper, local training).
+
+    At depth d: min || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, over what stands between the readout before and this
+    one: the block's M and inner U, its norms, and the readout (norm and U) itself; the next block starts from there.
+    A ViT's block reads the merged stream that the trained blocks before it make. An MLP's layer reads the originals'
+    true features, so that its layers do not depend on each other.
+
+    Args:
+        net, images, lr, batch_size, seed, optimisation: as for `train_global`.
+        steps: for each block.
+        checkpoint: a stem of file names; block d is saved to `checkpoint`.d and resumes from there.
+
+    Returns:
+        one `History` a readout: depth 0 or 1 first, the output features last.
+
+    Raises:
+        ValueError, FloatingPointError: as for `train_global`.
+    """
+    like = next(p for p in net.parameters() if p.requires_grad)
+    settings, done, histories = {"seed": seed, "batch_size": batch_size}, set(), []
+    for depth in [*net.graph.readouts, None]:  # None: the output features
+        targets = target_features(net.originals, images, like, None if depth is None else net.graph.readouts[depth])
+        block = {name for name, p in until(net, depth) if p.requires_grad} - done
+        done |= block
+        loss = reconstruction(_readout(net, depth), images, targets, batch_size, seed, like)
+        where = "output" if depth is None else f"depth{depth}"
+        with _training_only(net, block):
+            run = _checkpoint(checkpoint and f"{checkpoint}.{where}", net, images, local=where, **settings)
+            histories.append(fit([p for p in net.parameters() if p.requires_grad], loss, steps, lr,
+                                 name=f"local: {where.replace('depth', 'depth ')}", checkpoint=run, **optimisation))
+    net.provenance = [*net.provenance, {"trained": "local", "steps": steps, "lr": lr, **settings}]
+    return histories
+
+
+def until(net: SuperNet, depth: int | None) -> list[tuple[str, Tensor]]:
+    """The learned parameters that the readout after `depth` blocks depends on; None: all, up to the output."""
+    if depth is None:
+        return list(net.named_parameters())
+    reader, before = f"body.{net.graph.readouts[depth]}", []
+    for name, p in net.named_parameters():  # in the order of the forward
+        if name.startswith(f"{reader}.merges"):
+            break
+        before.append((name, p))
+    reads = [(f"{reader}.unmerges.{n}", p) for n, p in net.get_submodule(reader).unmerges.named_parameters()]
+    return before + reads
 
 
 @contextmanager
-def _training_only(net: SuperNet, block: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+def _training_only(net: SuperNet, block: Iterable[str]) -> Iterator[None]:
     """Only these parameters ask for a gradient meanwhile: no backward runs through what came before."""
-    block, before = {name for name, _ in block}, {name: p.requires_grad for name, p in net.named_parameters()}
+    before = {name: p.requires_grad for name, p in net.named_parameters()}
     try:
         for name, p in net.named_parameters():
             p.requires_grad_(name in block)
@@ -140,86 +289,20 @@ def _training_only(net: SuperNet, block: Iterable[tuple[str, Tensor]]) -> Iterat
 
 def _readout(net: SuperNet, depth: int | None) -> Callable[[Tensor], list[Tensor]]:
     """Images -> the k originals' features at this depth, rebuilt; None: the output features."""
-    if isinstance(net.body, MLP) and not net.replaced:
-        return lambda x: _layer_alone(net, depth or len(net.body.layers), x)
-    return net if depth is None else lambda x: net.features(x, [depth])[depth]
+    def read(x: Tensor) -> list[Tensor]:
+        return net(x) if depth is None else net.features(x, [depth])[depth]
+    replaced = any("readout0" in name for name, _ in net.named_buffers())
+    if net.graph.residual or replaced:
+        return read
+    space = net.graph.output if depth is None else net.graph.layer(net.graph.readouts[depth]).reads
+    name = net.graph.writer(space).name
 
-
-def _layer_alone(net: SuperNet, depth: int, x: Tensor) -> list[Tensor]:
-    """U_i act(sum_j M_j (W_j x_j + b_j)) for an MLP's layer, on what each original's own layer reads, x_j."""
-    name = f"layers.{depth - 1}"
-    with torch.no_grad():
-        true = [inputs_of(b, [name], lambda b=b: b(x), stop=True)[name] for b in net.backbones]
-    y = net.body.act(net.body.get_submodule(name).merged(true))
-    readouts = net.outputs if depth == len(net.body.layers) else net.body.layers[depth].unmerges
-    return [readout(y) for readout in readouts]
-
-
-def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
-                 weight_decay: float = 1e-3, seed: int = 0, progress: bool | None = None,
-                 lr_low_rank: float | None = None, depths: Sequence[int] = (), inner: float = 1.0, quiet: float = 0.0,
-                 precision: str = "fp32", checkpoint: str | Path | None = None) -> History:
-    """Train all M, U and norms of a SuperNet together to reconstruct the originals' output features.
-
-    Minimises the loss of `reconstruction` over everything learned; the originals stay as they are. Inner features
-    add (inner / number of depths) * sum over d of || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, own images only.
-
-    Args:
-        net: the SuperNet, on the device to train on.
-        images: from `calibration`, of the net's originals in their order.
-        steps, lr, batch_size, weight_decay: of AdamW under a one-cycle schedule.
-        seed: fixes the order of the images.
-        progress: show a bar; None shows it in a terminal or notebook.
-        lr_low_rank: a learning rate of their own for the low-rank parts; None: `lr`.
-        depths: after how many blocks inner features are reconstructed too; none: the paper's default.
-        inner: their weight.
-        quiet: draws the features of all other heads to their mean, for the joint accuracy; see `reconstruction`.
-        precision: fp32, or bf16 for the products of the forward.
-        checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
-
-    Raises:
-        ValueError: images of another number of tasks, steps < 1 or lr <= 0, an unknown depth, another run's checkpoint.
-        FloatingPointError: the loss is no longer a number.
-    """
-    loss = objective(net, lambda x: net.run(x, depths), images, batch_size, seed, depths, inner, quiet)
-    return fit(groups(net.named_parameters(), lr, lr_low_rank), loss, steps, lr, weight_decay, name="FS-Merge",
-               progress=progress, precision=precision, checkpoint=checkpoint)
-
-
-def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float = 1e-3, batch_size: int = 128,
-                weight_decay: float = 1e-3, seed: int = 0, progress: bool | None = None,
-                lr_low_rank: float | None = None, precision: str = "fp32",
-                checkpoint: str | Path | None = None) -> list[History]:
-    """Train a SuperNet block by block, each on the reconstruction of its own depth (paper, local training).
-
-    At depth d: min || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, over what stands between the readout before and this
-    one: the block's M and inner U, its norms, and the readout (norm and U) itself; the next block starts from there.
-    A ViT's block reads the merged stream that the trained blocks before it make. An MLP's layer reads the originals'
-    true features, so that its layers do not depend on each other.
-
-    Args:
-        net, images, lr, batch_size, weight_decay, seed, progress, lr_low_rank, precision: as for `train_global`.
-        steps: for each block.
-        checkpoint: a stem of file names; block d is saved to `checkpoint`.d and resumes from there.
-
-    Returns:
-        one `History` a readout: depth 0 or 1 first, the output features last.
-
-    Raises:
-        ValueError, FloatingPointError: as for `train_global`.
-    """
-    like = next(p for p in net.parameters() if p.requires_grad)
-    done: set[str] = set()
-    histories = []
-    for depth in [*net.wiring.depths, None]:  # None: the output features
-        targets = (target_features(net.originals, images, like) if depth is None
-                   else _inner_targets(net, images, depth, like))
-        block = [(name, p) for name, p in net.until(depth) if name not in done and p.requires_grad]
-        done |= {name for name, _ in block}
-        loss = reconstruction(_readout(net, depth), images, targets, batch_size, seed, like)
-        where = "output" if depth is None else f"depth {depth}"
-        file = None if checkpoint is None else f"{checkpoint}.{where.replace(' ', '')}"
-        with _training_only(net, block):
-            histories.append(fit(groups(block, lr, lr_low_rank), loss, steps, lr, weight_decay, name=f"local: {where}",
-                                 progress=progress, precision=precision, checkpoint=file))
-    return histories
+    def read_alone(x: Tensor) -> list[Tensor]:
+        """The layer that writes what is read, on what each original's own layer reads."""
+        layer = net.body.get_submodule(name)
+        layer.given = [_read(backbone, name, x, x).to(x.device) for backbone in net.backbones]
+        try:
+            return read(x)
+        finally:
+            layer.given = None
+    return read_alone

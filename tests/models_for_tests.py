@@ -53,7 +53,7 @@ def both_ways(net: fsm.SuperNet, x: torch.Tensor | None = None) -> list[tuple[li
     results, x = [], pictures() if x is None else x
     for explicit in (False, True):
         net.zero_grad()
-        out = net(x, explicit=explicit)
+        out = net(x, unfolded=explicit)
         sum((y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in out).backward()
         results.append((out, {n: p.grad for n, p in net.named_parameters() if p.requires_grad}))
     return results

@@ -2,130 +2,164 @@
 
     python recipes/gpu/run.py S --minutes 8.5
 
-runs what is missing and stops when the time is up; the same command goes on from there, until it says that all is done
-(exit code 0; 75 means: run me again). README.md beside this file says what is run and how long it takes.
+runs what is missing and stops when the time is up. The same command goes on from there, until everything is done:
+exit code 0 means done, 75 means "run me again". README.md in this folder says what is run.
 """
-import _thread
 import argparse
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 import fsmerge_lite as fsm
-from fsmerge_lite import bench, experiments, plots, results
-from fsmerge_lite.experiments import Cell, Method, all_weights, distillation, fs_merge, untrained
-from fsmerge_lite.files import write_whole
-from fsmerge_lite.machine import doctor, pick_device
-from fsmerge_lite.originals import train_original
-from fsmerge_lite.tasks import EMBEDDED, Task
+from fsmerge_lite.bench import figures, results, runner
+from fsmerge_lite.bench.machine import doctor, pick_device
+from fsmerge_lite.bench.methods import (
+    OFF_TASK,
+    Cell,
+    Method,
+    align_regmean,
+    all_weights,
+    distillation,
+    fs_merge,
+    untrained,
+    without_images,
+)
+from fsmerge_lite.models import file_of, write_whole
+from fsmerge_lite.tasks.originals import train_original
+from fsmerge_lite.tasks.task import EMBEDDED, Task
 
 HERE = Path(__file__).resolve().parent
 AGAIN = 75  # sysexits' EX_TEMPFAIL
+Part = tuple[Sequence[Cell], dict[str, Method]]
 
 
 def load_recipe(name: str) -> dict:
-    """One of the JSON files beside this one."""
+    """One of the JSON files in this folder."""
     return json.loads((HERE / f"{name}.json").read_text()) | {"name": name}
 
 
 def tasks_of(size: int) -> dict[str, Task]:
-    """The embedded tasks in this size, and MNIST and CIFAR-10 (image folders) where `FSMERGE_DATA` has them."""
-    found = {name: fsm.task(name, size) for name in EMBEDDED}
+    """The embedded tasks in this size, and MNIST and CIFAR-10 (image folders) if `FSMERGE_DATA` has them."""
+    tasks = {name: fsm.task(name, size) for name in EMBEDDED}
     if root := os.environ.get("FSMERGE_DATA"):
-        found["mnist"] = fsm.torchvision_task("MNIST", root, size)
-        found["cifar10"] = fsm.folder_task(Path(root) / "cifar10_small", size, "cifar10")
-    return found
+        tasks["mnist"] = fsm.torchvision_task("MNIST", root, size)
+        tasks["cifar10"] = fsm.folder_task(Path(root) / "cifar10_small", size, "cifar10")
+    return tasks
 
 
-def original(name: str, recipe: dict, tasks: dict[str, Task], work: Path, device: torch.device) -> fsm.Original:
-    """A trained original, from `work` or trained into it; a killed training resumes."""
-    file = work / name
-    if not file.with_suffix(".json").is_file():
-        how = recipe | {"mixture": list(tasks)}
-        train_original(tasks[name], how, mixture=list(tasks.values()), device=device, checkpoint=file).save(file)
-    made = fsm.load_original(file).to(device)
-    made.task = tasks[name]
-    return made
+# ---------------------------------------------------------------- the deadline
+
+class OutOfTime(Exception):
+    """The minutes are over, and there is still something to do."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A time on the monotonic clock. It is checked before each piece of work and never interrupts one."""
+
+    at: float
+
+    @property
+    def seconds_left(self) -> float:
+        return self.at - time.monotonic()
+
+    def check(self) -> None:
+        if self.seconds_left < 0:
+            raise OutOfTime
+
+    def before(self, method: Method) -> Method:
+        """The method with a check before it starts."""
+        def run(*arguments):
+            self.check()
+            return method(*arguments)
+        return Method(run, method.settings)
 
 
 # ---------------------------------------------------------------- what is compared
 
 def inner_depths(recipe: dict) -> tuple[int, ...]:
-    """A quarter, a half and three quarters of the blocks: what (1, 2, 3) is to the shipped originals."""
+    """A quarter, a half and three quarters of the blocks, as (1, 2, 3) for the shipped originals."""
     return tuple(recipe["architecture"]["depth"] * j // 4 for j in (1, 2, 3))
 
 
-def trainers(recipe: dict) -> dict[str, Method]:
-    """Makers of the three methods whose learning rate is chosen: name -> lr -> method."""
-    ours = {"depths": inner_depths(recipe), "rank": recipe["rank"]}
+def trainers(recipe: dict) -> dict[str, Callable[..., Method]]:
+    """The methods with a chosen learning rate: name -> a function from lr and other settings to the method."""
     return {"distillation": distillation,
-            "first": lambda lr, **how: fs_merge(lr, "first", quiet=0.0, depths=(), rank=recipe["rank"], **how),
-            "FS-Merge": lambda lr, **how: fs_merge(lr, **ours | how)}
+            "first": partial(fs_merge, init="first", off_task=0.0, depths=(), rank=recipe["rank"]),
+            "FS-Merge": partial(fs_merge, depths=inner_depths(recipe), rank=recipe["rank"])}
 
 
-def sweep(recipe: dict) -> tuple[list[Cell], dict[str, Method]]:
-    """Learning rates, on labelled training images and with a seed that no other part uses."""
+def sweep(recipe: dict) -> Part:
+    """Learning rates on labelled training images, with a seed that no other part uses."""
     images, total = next(iter(recipe["images"].items()))
     cell = Cell(tuple(recipe["pairs"][0][::-1]), int(images), 3, recipe["steps"], total, True, recipe["precision"])
     return [cell], {f"{name} {lr:g}": make(lr) for name, make in trainers(recipe).items() for lr in recipe["lr"][name]}
 
 
 def chosen(records: Sequence[dict], recipe: dict) -> dict[str, float]:
-    """Of each method the rate with the highest mean of per-task and joint accuracy in the sweep."""
+    """For each method the learning rate with the highest mean of per-task and joint accuracy in the sweep."""
     score = {r["method"]: r["mean"] + r["joint"] for r in records if r["validate"]}
     return {name: max(rates, key=lambda lr: score[f"{name} {lr:g}"]) for name, rates in recipe["lr"].items()}
 
 
-def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> tuple[list[Cell], dict[str, Method]]:
-    """All methods, on both orders of every pair, 16 and 100 images and every seed."""
-    first, ours = (trainers(recipe)[name] for name in ("first", "FS-Merge"))
+def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> Part:
+    """All methods on both orders of every pair, with every number of images and every seed."""
     cells = [Cell(tuple(order), int(images), seed, recipe["steps"], total, precision=recipe["precision"])
              for seed, (images, total), pair in product(recipe["seeds_of_merges"], recipe["images"].items(), pairs)
              for order in (pair, pair[::-1])]
-    inner, small = {"quiet": experiments.QUIET, "depths": inner_depths(recipe)}, recipe["architecture"]
-    wide = fsm.vit(**small | {"dim": 2 * small["dim"], "num_heads": 2 * small["num_heads"]})
+    first, ours = (partial(trainers(recipe)[name], lr[name]) for name in ("first", "FS-Merge"))
+    architecture = recipe["architecture"]
+    wide = fsm.vit(**architecture | {"dim": 2 * architecture["dim"], "num_heads": 2 * architecture["num_heads"]})
     return cells, {
-        "originals (k models)": untrained(fsm.ensemble),
-        "average": untrained(fsm.average),
-        "regmean": untrained(fsm.regmean, with_images=True),
-        "align": untrained(fsm.align, with_images=True),
-        "align, then regmean": untrained(experiments.align_regmean, with_images=True),
+        "originals (k models)": untrained(without_images(fsm.ensemble)),
+        "average": untrained(without_images(fsm.average)),
+        "regmean": untrained(fsm.regmean),
+        "align": untrained(fsm.align),
+        "align, then regmean": untrained(align_regmean),
         "distillation": distillation(lr["distillation"]),
-        "FS-Merge, first": first(lr["first"]),
-        "FS-Merge, first, diagonal": first(lr["first"], structure="diagonal"),
-        "FS-Merge, first, local": first(lr["first"], local=max(1, recipe["steps"] // 5), globally=False),
-        "FS-Merge, untrained": ours(lr["FS-Merge"], globally=False),
-        "FS-Merge, untrained, twice as wide": ours(lr["FS-Merge"], globally=False, into=wide),  # is there room?
-        "FS-Merge, diagonal": ours(lr["FS-Merge"], structure="diagonal"),
-        "FS-Merge": ours(lr["FS-Merge"]),
+        "FS-Merge, first": first(),
+        "FS-Merge, first, diagonal": first(structure="diagonal"),
+        "FS-Merge, first, local": first(local=max(1, recipe["steps"] // 5), globally=False),
+        "FS-Merge, untrained": ours(globally=False),
+        "FS-Merge, untrained, twice as wide": ours(globally=False, into=wide),  # is there room?
+        "FS-Merge, diagonal": ours(structure="diagonal"),
+        "FS-Merge": ours(),
         "distillation, same time": distillation(lr["distillation"], as_long_as="FS-Merge"),
-        "distillation, inner, quiet": all_weights(lr["distillation"], "first", **inner),
+        "distillation, inner, quiet": all_weights(lr["distillation"], "first", OFF_TASK, inner_depths(recipe)),
     }
 
 
-def ranks(recipe: dict, lr: dict[str, float], cells: Sequence[Cell]) -> tuple[list[Cell], dict[str, Method]]:
+def ranks(recipe: dict, lr: dict[str, float], cells: Sequence[Cell]) -> Part:
     """FS-Merge at every rank, and in fp32, on the first cell of each number of images."""
-    ours = trainers(recipe)["FS-Merge"](lr["FS-Merge"])
-    few = list({cell.images: cell for cell in reversed(cells)}.values())
-    made = {f"FS-Merge @ {rank}": trainers(recipe)["FS-Merge"](lr["FS-Merge"], rank=rank) for rank in recipe["ranks"]}
+    ours = partial(trainers(recipe)["FS-Merge"], lr["FS-Merge"])
+    first_cells = {cell.images: cell for cell in reversed(cells)}
+    methods = {f"FS-Merge @ {rank}": ours(rank=rank) for rank in recipe["ranks"]}
     if recipe["precision"] != "fp32":
-        made[f"FS-Merge, fp32 @ {recipe['rank']}"] = lambda originals, images, cell, seconds: ours(
-            originals, images, replace(cell, precision="fp32"), seconds)
-    return few, made
+        methods[f"FS-Merge, fp32 @ {recipe['rank']}"] = in_fp32(ours())
+    return list(first_cells.values()), methods
 
 
-def parts(recipe: dict, records: Sequence[dict], tasks: dict[str, Task]) -> Iterator[tuple[list[Cell], dict]]:
-    """What is run, in order; a later part may look at the records of an earlier one."""
+def in_fp32(method: Method) -> Method:
+    """The method on the same cell in fp32."""
+    def run(originals, images, cell, seconds):
+        return method(originals, images, replace(cell, precision="fp32"), seconds)
+    return Method(run, method.settings | {"precision": "fp32"})
+
+
+def parts(recipe: dict, records: Sequence[dict], tasks: dict[str, Task]) -> Iterator[Part]:
+    """Cells and methods in the order in which they run. The learning rates come from the records of the sweep."""
     yield sweep(recipe)
     lr, pairs = chosen(records, recipe), [pair for pair in recipe["pairs"] if set(pair) <= set(tasks)]
     cells, methods = comparison(recipe, lr, pairs)
@@ -135,78 +169,96 @@ def parts(recipe: dict, records: Sequence[dict], tasks: dict[str, Task]) -> Iter
 
 # ---------------------------------------------------------------- running it
 
-def run(recipe: dict, out: Path, work: Path, device: torch.device) -> list[dict]:
-    """Run what is missing, writing `out`/vit-NAME.json after every method."""
+def run(recipe: dict, out: Path, work: Path, device: torch.device, deadline: Deadline) -> list[dict]:
+    """Run what is missing, and write `out`/vit-NAME.json after every method.
+
+    Raises:
+        OutOfTime: the deadline passed; the file has all that was done.
+    """
     file, tasks = out / f"vit-{recipe['name']}.json", tasks_of(recipe["architecture"]["img_size"])
-    records = bench.load_records(file) if file.is_file() else []
+    records = runner.load_records(file) if file.is_file() else []
     for cells, methods in parts(recipe, records, tasks):
+        records[:] = runner.up_to_date(records, cells, methods)
+        timed = {name: deadline.before(method) for name, method in methods.items()}
         for cell in tqdm(cells, desc=f"ViT-{recipe['name']}, {len(methods)} methods", disable=None):
-            done = {r["method"]: r["seconds"] for r in records if bench.cell_of(r) == cell}
+            done = runner.done_of(records, cell)
             if not methods.keys() - done.keys():
                 continue
-            ready = cell.prepare([original(name, recipe, tasks, work, device) for name in cell.tasks])
-            for record in bench.compare(cell, methods, *ready, done):
-                records.append(record | {"device": name_of(device)})
+            originals = [original(name, recipe, tasks, work, device, deadline) for name in cell.tasks]
+            for record in runner.compare(cell, timed, *cell.prepare(originals), done):
+                records.append(record)
                 write_whole(file, (json.dumps(records, indent=0) + "\n").encode())
     return records
 
 
-def name_of(device: torch.device) -> str:
-    """What the results say they were measured on."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def original(name: str, recipe: dict, tasks: dict[str, Task], work: Path, device: torch.device, deadline: Deadline
+             ) -> fsm.Original:
+    """A trained original, read from `work` or trained and saved there. A killed training resumes."""
+    file = file_of(work / name)
+    if not file.is_file():
+        deadline.check()
+        config = recipe | {"mixture": list(tasks)}
+        train_original(tasks[name], config, mixture=list(tasks.values()), device=device,
+                       checkpoint=work / name).save(file)
+    loaded = fsm.load_original(file).to(device)
+    loaded.task = tasks[name]
+    return loaded
 
 
-def cost_of_a_step(out: Path) -> None:
-    """benchmarks/step.py for ViT-B/16 on the GPU, which writes `out`/step.json after every setting and resumes, too."""
-    step = HERE.parent.parent / "benchmarks" / "step.py"
-    subprocess.run([sys.executable, step, "--models", "B", "--device", "cuda", "--out", out], check=True)
+def cost_of_a_step(out: Path, deadline: Deadline) -> None:
+    """benchmarks/step.py for ViT-B/16 on the GPU. It writes `out`/step.json after every setting, so it can resume.
+
+    Raises:
+        OutOfTime: the deadline passed; the setting that was being measured is lost.
+    """
+    deadline.check()
+    step = HERE.parents[1] / "benchmarks" / "step.py"
+    try:
+        subprocess.run([sys.executable, step, "--models", "B", "--device", "cuda", "--out", out], check=True,
+                       timeout=deadline.seconds_left)
+    except subprocess.TimeoutExpired:
+        raise OutOfTime from None
 
 
 def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
     """The tables and figures of the records: `out`/vit-NAME.md and vit-NAME-*.png."""
     name, main = f"vit-{recipe['name']}", [r for r in records if not r["validate"] and "@" not in r["method"]]
-    found = results.summary(main)
-    by_rank = [r | {"rank": int(r["method"].split("@")[1])} for r in records if "@" in r["method"]]
-    over_ranks = {f"{method}, {images} images": rows for images in sorted({r["images"] for r in by_rank})
-                  for method, rows in results.summary([r for r in by_rank if r["images"] == images], "rank").items()}
-    others = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
+    by_rank = [r | {"rank": int(r["method"].split(" @ ")[1]),
+                    "method": f"{r['method'].split(' @ ')[0]}, {r['images']} images"}
+               for r in sorted(records, key=lambda r: r["images"]) if "@" in r["method"]]
+    found, over_ranks = results.summary(main), results.summary(by_rank, "rank")
     text = (f"`python recipes/gpu/run.py {recipe['name']}` on {', '.join(sorted({r['device'] for r in records}))}, "
             f"{recipe['precision']}, torch {doctor()['torch']}; architecture {recipe['architecture']}, "
             f"learning rates {chosen(records, recipe)}\n\n{results.table(found)}\n\n"
-            f"{results.comparisons(main, 'FS-Merge', others)}\n\nRanks:\n\n{results.table(over_ranks, 'rank')}\n")
+            f"{results.comparisons(main, 'FS-Merge', results.RIVALS)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
     write_whole(out / f"{name}.md", text.encode())
-    numbers = sorted({r["images"] for r in main})
-    bars = {f"{n} images a task": {method: tuple(rows[n][column][0] for column in ("mean", "joint"))
-                                   for method, rows in found.items()} for n in numbers}
-    write_whole(out / f"{name}-bars.png", plots.png(plots.bar_panels(bars, "%.1f", 8)))
-    write_whole(out / f"{name}-ranks.png", plots.png(plots.against(over_ranks, "rank", log=True)))
+    bars = pd.concat({f"{n} images a task": found.xs(n, level="images")
+                      for n in found.index.unique("images").sort_values()})
+    write_whole(out / f"{name}-bars.png", figures.png(figures.bar_panels(bars, "%.1f", 8)))
+    write_whole(out / f"{name}-ranks.png", figures.png(figures.against(over_ranks, "rank", log=True)))
     return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives its exit code."""
+    """The command line; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", choices=sorted(path.stem for path in HERE.glob("*.json")))
-    parser.add_argument("--minutes", type=float, default=1e6, help="stop then, to go on later")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start nothing new after this time")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="of results (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="of the trained originals (default: OUT/RECIPE)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     given = parser.parse_args(arguments)
     matplotlib.use("Agg")
     recipe, device = load_recipe(given.recipe), pick_device(given.device)
-    timer = threading.Timer(60 * given.minutes, _thread.interrupt_main)
-    timer.daemon = True
-    timer.start()
+    deadline = Deadline(time.monotonic() + 60 * given.minutes)
     try:
-        records = run(recipe, given.out, given.work or given.out / given.recipe, device)
+        records = run(recipe, given.out, given.work or given.out / given.recipe, device, deadline)
         print(write(recipe, records, given.out))
         if device.type == "cuda":
-            cost_of_a_step(given.out)
-    except KeyboardInterrupt:
+            cost_of_a_step(given.out, deadline)
+    except OutOfTime:
         print("not done yet: run the same command again, it goes on from here", file=sys.stderr)
         return AGAIN
-    finally:
-        timer.cancel()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What strict nbval cannot see: cells never run, cells excused from comparing, lessons that lack a part."""
+"""What strict nbval cannot see: cells that never ran, cells excused from comparing, lessons without a part."""
 import re
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from nbval.plugin import get_sanitize_patterns
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = sorted((HERE.parent.parent / "notebooks").glob("*.ipynb"))
-# Notebook -> (the fewest outputs that nbval must compare, the most cells that may be excused).
+# Notebook -> (fewest outputs that nbval must compare, most cells that may be excused).
 BOUNDS = {"00_start_here": (13, 3), "01_why_averaging_fails": (30, 1), "02_merge_and_unmerge": (30, 1),
           "03_supernet_of_a_vit": (26, 1), "04_low_rank": (22, 4), "05_local_vs_global": (24, 1), "06_folding": (21, 3),
           "07_full_algorithm": (26, 4), "08_beyond": (17, 1)}

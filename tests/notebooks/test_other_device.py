@@ -1,4 +1,4 @@
-"""Lessons 00 and 07 on a device that is not the CPU: every cell runs, and no tensor is left behind."""
+"""Lessons 00 and 07 on a device that is not the CPU: every cell runs, and no tensor stays on the CPU."""
 import contextlib
 import io
 import multiprocessing
@@ -11,7 +11,7 @@ import pytest
 import torch
 from second_device import NAME, register
 
-from fsmerge_lite import machine
+from fsmerge_lite.bench import machine
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SHORT = {"00_start_here": {"steps": 3, "augmented": 3},
@@ -19,10 +19,10 @@ SHORT = {"00_start_here": {"steps": 3, "augmented": 3},
 
 
 def cells_of(lesson: str) -> str:
-    """Run the code of a lesson with few steps, and give what it prints."""
+    """Run the code of a lesson with few steps. Returns what it prints."""
     matplotlib.use("Agg")
     register()
-    machine.pick_device = torch.device  # which knows the device already
+    machine.pick_device = torch.device  # it already knows the device
     parameters, *cells = (c.source for c in nbformat.read(NOTEBOOKS / f"{lesson}.ipynb", as_version=4).cells
                           if c.cell_type == "code")
     names: dict = {}
@@ -40,4 +40,4 @@ def cells_of(lesson: str) -> str:
 def test_a_lesson_runs_elsewhere(lesson):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         printed = pool.submit(cells_of, lesson).result()
-    assert "✓ explicit run equals folded run" in printed or "✓ by hand and by the library: the same loss" in printed
+    assert "✓ unfolded run equals folded run" in printed or "✓ by hand and by the library: the same loss" in printed

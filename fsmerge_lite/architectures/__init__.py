@@ -1,0 +1,104 @@
+"""The architectures that can be merged, and what must be equal in two models of a merge."""
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .graph import Architecture, Graph
+from .mlp import MLPs
+from .vit import ViTs
+
+ARCHITECTURES: tuple[Architecture, ...] = (ViTs(), MLPs())
+
+
+def architecture(model: nn.Module) -> Architecture:
+    """The architecture of a model.
+
+    Raises:
+        TypeError: none that is known.
+    """
+    for known in ARCHITECTURES:
+        if type(model) is known.model:
+            return known
+    raise TypeError("a backbone must be fsmerge_lite's MLP or timm's VisionTransformer, "
+                    f"got {type(model).__name__}")
+
+
+def describe(backbone: nn.Module) -> dict:
+    """The architecture of a backbone as a dict of plain values, from which `build` makes it again.
+
+    Raises:
+        TypeError: an architecture that is not known.
+        ValueError: a variant of it that is not supported, by name.
+    """
+    return architecture(backbone).describe(backbone)
+
+
+def build(config: dict) -> nn.Module:
+    """A fresh backbone from what `describe` wrote down, in eval mode. The caller's random numbers go on undisturbed.
+
+    Raises:
+        ValueError: the description is of no kind that is known.
+    """
+    for known in ARCHITECTURES:
+        if known.kind == config.get("kind"):
+            with torch.random.fork_rng(devices=[]):
+                return known.build(config).eval()
+    raise ValueError(f"a model description must be of kind 'mlp' or 'vit', got {config.get('kind')!r}")
+
+
+def graph_of(backbone: nn.Module) -> Graph:
+    """The spaces, layers and vectors of a backbone.
+
+    Raises:
+        TypeError: an architecture that is not known.
+        ValueError: a parameter that the graph does not name.
+    """
+    return architecture(backbone).graph(backbone).checked(backbone)
+
+
+# ---------------------------------------------------------------- what can be merged with what
+
+# Entries of a description that two models of a merge may have different: the widths, which M and U take care of.
+WIDTHS = {"embed_dim", "num_heads", "mlp_ratio", "sizes"}
+
+
+def check_originals(backbones: Sequence[nn.Module]) -> None:
+    """Refuse originals that cannot be merged, saying which differs in what.
+
+    Raises:
+        TypeError, ValueError: fewer than two, an unsupported class or variant, train mode, forward hooks, weights that
+            are not finite, or another depth, token count, input or device than the first one's.
+    """
+    if len(backbones) < 2:
+        raise ValueError(f"a merge needs at least two originals, got {len(backbones)}")
+    first, like = describe(backbones[0]), next(backbones[0].parameters())
+    for i, backbone in enumerate(backbones, 1):
+        config = describe(backbone)
+        if backbone.training:
+            raise ValueError(f"original {i} is in train mode; call .eval() on it first")
+        _check_hooks(backbone, f"original {i}")
+        for name, p in backbone.named_parameters():
+            if not torch.isfinite(p).all():
+                raise ValueError(f"original {i} has weights that are not finite, in {name}")
+            if (p.device, p.dtype) != (like.device, like.dtype):
+                raise ValueError(f"original {i} has {name} as {p.dtype} on {p.device}, "
+                                 f"original 1 is {like.dtype} on {like.device}; bring them to one")
+        check_same(config, first, f"original {i}")
+
+
+def _check_hooks(backbone: nn.Module, who: str) -> None:
+    for name, module in backbone.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"{who} has a forward hook on {name or 'itself'}, which a fold would lose; remove it")
+
+
+def check_same(config: dict, first: dict, who: str) -> None:
+    """Refuse a description that differs from original 1's in more than widths."""
+    if config["kind"] != first["kind"]:
+        raise TypeError(f"{who} is of kind {config['kind']!r}, original 1 of kind {first['kind']!r}")
+    for key in first:
+        if key not in WIDTHS and config[key] != first[key]:
+            raise ValueError(f"{who} has {key} = {config[key]}, original 1 has {first[key]}; only widths may differ")
+    if "sizes" in first and config["sizes"][0] != first["sizes"][0]:
+        raise ValueError(f"{who} reads {config['sizes'][0]} inputs, original 1 {first['sizes'][0]}")

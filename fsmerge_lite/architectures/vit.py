@@ -1,0 +1,249 @@
+"""timm's `VisionTransformer`: which variants are supported, its graph, and what is absorbed into its weights.
+
+Block b reads the residual stream twice, each time through a norm. Attention: norm1, `attn.qkv` (queries and keys share
+one space, because only their products count), `attn.proj`. MLP: norm2, `mlp.fc1`, `mlp.fc2`. Class token, register
+tokens and positions are added to the stream directly (paper, appendix B).
+"""
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from timm.layers import LayerScale, Mlp, PatchEmbed
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+
+from .graph import Architecture, Graph, Layer, Space, Vector, activation, describe_activation, layer_class
+
+STREAM = "features"  # the residual stream; at the end of the model it holds the features
+# Parameters outside the merged layers, without "blocks.N." in front: the space and the role.
+VECTORS = {
+    "cls_token": (STREAM, "token"), "reg_token": (STREAM, "token"), "pos_embed": (STREAM, "token"),
+    "norm_pre": (STREAM, "on_stream"), "norm": (STREAM, "norm"), "fc_norm": (STREAM, "norm"),
+    "norm1": (STREAM, "norm"), "norm2": (STREAM, "norm"), "ls1": (STREAM, "scale"), "ls2": (STREAM, "scale"),
+    "attn.q_norm": ("qk", "per_head"), "attn.k_norm": ("qk", "per_head"), "attn.norm": ("v", "norm"),
+    "mlp.norm": ("hidden", "norm"),
+}
+
+
+def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, img_size: int = 32,
+        **options) -> VisionTransformer:
+    """A small timm `VisionTransformer` without classifier.
+
+    Args:
+        dim, depth, num_heads: width of the stream, number of blocks, heads in each (timm's `embed_dim`, ...).
+        patch_size, img_size: in pixels; a picture becomes (img_size / patch_size)^2 tokens and a class token.
+        options: go to timm as they are.
+    """
+    return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
+                             num_heads=num_heads, num_classes=0, **options)
+
+
+class ViTs(Architecture):
+    """The architecture of timm's `VisionTransformer` itself."""
+
+    kind, model = "vit", VisionTransformer
+
+    def describe(self, model: VisionTransformer) -> dict:
+        """timm's arguments for this model."""
+        _check_classes(model)
+        block, patch = model.blocks[0], model.patch_embed
+        config = {
+            "kind": "vit", "depth": len(model.blocks), "num_heads": block.attn.num_heads,
+            "embed_dim": model.embed_dim, "mlp_ratio": _ratio(block.mlp.fc1.out_features, model.embed_dim),
+            "img_size": list(patch.img_size), "patch_size": list(patch.patch_size),
+            "in_chans": patch.proj.in_channels,
+            "class_token": model.cls_token is not None, "reg_tokens": model.num_reg_tokens,
+            "pos_embed": "none" if model.pos_embed is None else "learn", "no_embed_class": model.no_embed_class,
+            "global_pool": model.global_pool, "pool_include_prefix": model.pool_include_prefix,
+            "pre_norm": _is_there(model.norm_pre), "final_norm": _is_there(model.norm) or _is_there(model.fc_norm),
+            "fc_norm": _is_there(model.fc_norm),
+            "qkv_bias": block.attn.qkv.bias is not None, "proj_bias": block.attn.proj.bias is not None,
+            "qk_norm": _is_there(block.attn.q_norm), "scale_attn_norm": _is_there(block.attn.norm),
+            "scale_mlp_norm": _is_there(block.mlp.norm),
+            "init_values": 1.0 if isinstance(block.ls1, LayerScale) else None,
+            "norm_layer": type(block.norm1).__name__, "norm_eps": block.norm1.eps,
+            **describe_activation(block.mlp.act),
+        }
+        with torch.device("meta"):
+            rebuilt = list(_outline(self.build(config)))
+        for ours, given in zip(rebuilt, _outline(model)):
+            if ours != given:
+                raise ValueError(f"this VisionTransformer has {given[0]} = {given[1]}, where {ours[1]} was expected: "
+                                 "a variant that SuperNet does not support")
+        return config
+
+    def build(self, config: dict) -> VisionTransformer:
+        options = {key: config[key] for key in config if key not in (
+            "kind", "act_layer", "act_options", "norm_layer", "norm_eps")}
+        norm = partial(layer_class(config["norm_layer"]), eps=config["norm_eps"])
+        return VisionTransformer(**options, num_classes=0, norm_layer=norm, act_layer=activation(config))
+
+    def graph(self, model: VisionTransformer) -> Graph:
+        """The residual stream; the heads and the hidden units of every block."""
+        blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
+        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, seen=(*blocks, "norm"))}
+        layers = [Layer("patch_embed.proj", None, (STREAM,))]
+        for name, block in zip(blocks, model.blocks):
+            qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"
+            attn, mlp, heads = f"{name}.attn", f"{name}.mlp", block.attn.num_heads
+            spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn)
+            spaces[v] = Space(v, "heads", block.attn.attn_dim, heads, group=attn, seen=(f"{attn}.proj",))
+            spaces[hidden] = Space(hidden, "hidden", block.mlp.fc1.out_features, seen=(f"{mlp}.fc2",))
+            layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)), Layer(f"{attn}.proj", v, (STREAM,)),
+                       Layer(f"{mlp}.fc1", STREAM, (hidden,)), Layer(f"{mlp}.fc2", hidden, (STREAM,))]
+        vectors = tuple(vector for name, _ in model.named_parameters() for vector in _vectors(name))
+        return Graph(spaces, tuple(layers), vectors, STREAM, {b: f"{name}.attn.qkv" for b, name in enumerate(blocks)})
+
+    def check_inputs(self, model: VisionTransformer, x: Tensor) -> None:
+        patch = model.patch_embed
+        dtype, shape = patch.proj.weight.dtype, (patch.proj.in_channels, *patch.img_size)
+        if x.dtype != dtype:
+            raise TypeError(f"the model computes in {dtype}, the images are {x.dtype}; "
+                            "convert them (pictures in [-1, 1])")
+        if tuple(x.shape[1:]) != shape:
+            raise ValueError(f"the model reads images (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+    def take_classifier(self, model: VisionTransformer) -> nn.Module | None:
+        head = model.head
+        if isinstance(head, nn.Identity):
+            return None
+        model.reset_classifier(0)
+        return head
+
+    def absorb_scales(self, model: VisionTransformer) -> VisionTransformer:
+        """LayerScale: gamma * (W x + b) = (gamma W) x + gamma b. A copy, if need be."""
+        if not any(isinstance(module, LayerScale) for module in model.modules()):
+            return model
+        model = copy.deepcopy(model)
+        for block in model.blocks:
+            for layer, scale in ((block.attn.proj, block.ls1), (block.mlp.fc2, block.ls2)):
+                if isinstance(scale, LayerScale):
+                    _scale_rows(layer, scale.gamma.data)
+                    scale.gamma.data = torch.ones_like(scale.gamma)
+        return model
+
+    def absorb_normalization(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]
+                             ) -> VisionTransformer:
+        """The same function of pictures x in [-1, 1], where the model was trained on (p - mean) / std, p = (x + 1) / 2.
+
+        (p - mean) / std = a x + t with a = 0.5 / std, t = (0.5 - mean) / std: a goes into the weights of the patch
+        embedding, W t into its bias or, where it has none, into the positions of the patches.
+
+        Args:
+            mean, std: one number a channel of the pictures; std > 0.
+
+        Raises:
+            ValueError: other numbers of them, or neither bias nor positions to hold W t.
+        """
+        model = copy.deepcopy(model)
+        patch, weight = model.patch_embed.proj, model.patch_embed.proj.weight.data
+        mean, std = (torch.as_tensor(numbers, dtype=weight.dtype, device=weight.device) for numbers in (mean, std))
+        if not mean.shape == std.shape == (patch.in_channels,) or not (std > 0).all() or not mean.isfinite().all():
+            raise ValueError(f"mean and std need {patch.in_channels} numbers each, one a channel of the pictures, and "
+                             f"std > 0; got {mean.tolist()} and {std.tolist()}")
+        patch.weight.data = weight * (0.5 / std)[:, None, None]
+        shift = (weight * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))  # (o,), the same for every patch
+        if patch.bias is not None:
+            patch.bias.data = patch.bias.data + shift
+        elif model.pos_embed is not None:
+            first = 0 if model.no_embed_class else model.num_prefix_tokens
+            model.pos_embed.data[:, first:] += shift
+        elif shift.any():
+            raise ValueError("this VisionTransformer has no bias in its patch embedding and no positions: nothing can "
+                             "hold the mean of its pictures; train it on pictures in [-1, 1]")
+        return model
+
+    def resized(self, model: VisionTransformer, into: VisionTransformer) -> VisionTransformer:
+        """Weights that compute the same in the wider `into`, with their channels at `Space.match` and zeros elsewhere.
+
+        - A wider stream holds x* = c (x - mean x), c = (d* / d)^(1/2), and zeros. x* has mean 0 and the variance of x,
+          so that a LayerNorm of it gives c LN(x); the norm's weight takes c back. LayerNorm ignores the mean of x.
+        - timm divides q k by head_dim^(1/2). So q and k both get the factor (head_dim* / head_dim)^(1/4).
+
+        It is only a start, not the same function, where the stream is narrower, passes through a norm itself, or is
+        read without a norm or by its maximum, and for norms inside attention and MLP where these are wider.
+        """
+        ours, theirs = model.blocks[0].attn, into.blocks[0].attn
+        if (model.embed_dim, ours.head_dim) == (into.embed_dim, theirs.head_dim):
+            return model
+        model = copy.deepcopy(model)
+        if into.embed_dim > model.embed_dim:
+            self._centre_stream(model, (into.embed_dim / model.embed_dim) ** 0.5)
+        factor = (theirs.head_dim / ours.head_dim) ** 0.25
+        for block in model.blocks:
+            factors = torch.ones_like(block.attn.qkv.weight[:, 0])
+            factors[:2 * block.attn.attn_dim] = factor  # q and k
+            _scale_rows(block.attn.qkv, factors)
+        return model
+
+    def _centre_stream(self, model: VisionTransformer, factor: float) -> None:
+        """All that is written to the stream, times a factor; less its mean, where the norms are LayerNorms."""
+        centred, graph = isinstance(model.blocks[0].norm1, nn.LayerNorm), self.graph(model)
+        written = [(f"{layer.name}.{part}", 0) for layer in graph.layers if STREAM in layer.writes
+                   for part in ("weight", "bias")] + [(token.name, -1) for token in graph.tokens]
+        parameters = dict(model.named_parameters())
+        for name, axis in written:
+            if name in parameters:
+                p = parameters[name].data
+                parameters[name].data = factor * (p - p.mean(axis, keepdim=True) if centred else p)
+
+
+def _is_there(norm: nn.Module) -> bool:
+    return not isinstance(norm, nn.Identity)
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """hidden / dim, such that int(dim * ratio), which timm computes, is `hidden` again."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _check_classes(model: VisionTransformer) -> None:
+    """Name what of timm's VisionTransformer is not supported and could not be described."""
+    found = [("the patch embedding", model.patch_embed, PatchEmbed)]
+    for block in model.blocks:
+        found.append(("the block", block, Block))
+        if type(block) is Block:
+            found += [("the attention", block.attn, Attention), ("the MLP", block.mlp, Mlp)]
+    for what, module, supported in found:
+        if type(module) is not supported:
+            raise ValueError(f"{what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
+                             f"{supported.__name__}")
+    if model.global_pool not in ("token", "avg", "max", "avgmax"):
+        raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports "
+                         "'token', 'avg', 'max' and 'avgmax'")
+
+
+def _outline(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """What must be equal in two models of one description: classes, shapes, and options that are plain values."""
+    # The function does not depend on these, or only on what became of them.
+    changing = ("training", "num_classes", "grad_checkpointing", "fused_attn", "init_values")
+    for name, module in model.named_modules():
+        if name.startswith("head") or ("drop" in name and name != "patch_drop"):
+            continue
+        yield name, type(module).__name__
+        for option, value in sorted(vars(module).items()):
+            if isinstance(value, bool | int | float | str | tuple) and option not in changing and option[0] != "_":
+                yield f"{name}.{option}".lstrip("."), value
+    yield from ((name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("head"))
+
+
+def _vectors(name: str) -> Iterator[Vector]:
+    """The vector that a parameter is, if it is one that we know."""
+    block, inside = "", name
+    if name.startswith("blocks."):
+        _, number, inside = name.split(".", 2)
+        block = f"blocks.{number}."
+    known = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0])
+    if known:
+        space, role = known
+        yield Vector(name, space if space == STREAM else block + space, role)
+
+
+def _scale_rows(layer: nn.Module, factors: Tensor) -> None:
+    """What the layer writes, times factors (o,)."""
+    layer.weight.data = layer.weight.data * factors[:, None]
+    if layer.bias is not None:
+        layer.bias.data = layer.bias.data * factors

@@ -1,0 +1,150 @@
+"""The experiments of the benchmarks: each is a list of cells, and the methods that run on every cell.
+
+The names of methods are those of the committed records. "FS-Merge" starts from the fitted subspaces. "FS-Merge, first"
+has the paper's loss and our form of its start. "quiet" is the off-task term.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..architectures.vit import vit
+from ..compare.baselines import align, average, ensemble, regmean, slerp
+from .methods import (
+    DEPTHS,
+    LR_ALL,
+    LR_FIRST,
+    LR_HINTS,
+    OFF_TASK,
+    Cell,
+    Method,
+    align_regmean,
+    all_weights,
+    distillation,
+    fs_merge,
+    in_sequence,
+    untrained,
+    without_images,
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The cells of a benchmark, and its methods by name in the order in which they run."""
+
+    cells: list[Cell]
+    methods: dict[str, Method]
+
+
+FOUR = ("digits", "letters", "shapes", "textures")
+PAIRS = [("digits", "letters"), ("letters", "shapes"), ("shapes", "textures")]
+ORDERED = [pair for first, second in PAIRS for pair in ((first, second), (second, first))]
+SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
+
+
+def lowdata(small: bool = False) -> Experiment:
+    """The main comparison: three pairs, both orders, 16, 50 and 100 images a task, three seeds."""
+    cells = [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100, 50) for tasks in ORDERED]
+    methods = {
+        "originals (k models)": untrained(without_images(ensemble)),
+        "average": untrained(without_images(average)),
+        "slerp": untrained(without_images(slerp)),
+        "regmean": untrained(regmean),
+        "align": untrained(align),
+        "align, then regmean": untrained(align_regmean),
+        "distillation": distillation(),
+        "FS-Merge, first": fs_merge(LR_FIRST, "first", off_task=0.0, depths=()),
+        "FS-Merge": fs_merge(),
+        "distillation, same time": distillation(as_long_as="FS-Merge"),
+        "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
+    }
+    return Experiment([SMALL] if small else cells, methods)
+
+
+def sweep(small: bool = False) -> Experiment:
+    """Learning rates and the off-task weight, chosen on labelled training images with a seed of their own."""
+    cells = [Cell(tasks, images, 3, validate=True) for tasks, images in
+             ((("letters", "digits"), 16), (("textures", "shapes"), 16),
+              (("shapes", "letters"), 100), (("digits", "letters"), 100))]
+    methods = {
+        **{f"distillation {lr:g}": distillation(lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
+        **{f"FS-Merge, first {lr:g}": fs_merge(lr, "first", off_task=0.0, depths=()) for lr in (2e-3, 4e-3, 8e-3)},
+        **{f"FS-Merge {lr:g}": fs_merge(lr) for lr in (1e-3, 2e-3, 4e-3)},
+        "FS-Merge 0.002, inner 3": fs_merge(2e-3, inner=3.0),
+        "FS-Merge 0.002, quiet 0.5": fs_merge(2e-3, off_task=0.5),
+        **{f"all weights {lr:g}": all_weights(lr, off_task=OFF_TASK, depths=DEPTHS) for lr in (5e-4, 1e-3, 2e-3)},
+        **{f"distillation, inner {lr:g}": all_weights(lr, "first", depths=DEPTHS) for lr in (1e-3, 2e-3, 4e-3)},
+    }
+    return Experiment([replace(SMALL, validate=True)] if small else cells, methods)
+
+
+def ablation(small: bool = False) -> Experiment:
+    """Each idea on its own, one change at a time from the main setting, or from the paper's `first`."""
+    cells = [Cell(tasks, images, seed) for seed in range(2)
+             for tasks, images in ((("letters", "digits"), 16), (("shapes", "textures"), 100))]
+    paper = {"lr": LR_FIRST, "init": "first", "off_task": 0.0}
+    methods = {
+        "first (paper)": fs_merge(**paper, depths=()),
+        "first, inner": fs_merge(**paper),
+        "first, inner, quiet": fs_merge(LR_FIRST, "first"),
+        "first, local": fs_merge(**paper, local=60, globally=False),
+        "first, local then global": fs_merge(**paper, local=60, depths=()),
+        "subspaces, untrained": fs_merge(globally=False),
+        "subspaces": fs_merge(off_task=0.0, depths=()),
+        "subspaces, quiet": fs_merge(depths=()),
+        "subspaces, inner": fs_merge(off_task=0.0),
+        "subspaces, inner, quiet = FS-Merge": fs_merge(),
+        "FS-Merge, local": fs_merge(local=60, globally=False),
+        "FS-Merge, local then global": fs_merge(local=60),
+        "FS-Merge, diagonal": fs_merge(structure="diagonal"),
+        "FS-Merge, rank 4": fs_merge(rank=4),
+        "FS-Merge, rank 32": fs_merge(rank=32),
+        "subspaces, inner, quiet, all weights": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "distillation": distillation(),
+        "distillation from average": distillation(init="average"),
+        "distillation, inner (hints)": all_weights(LR_HINTS, "first", depths=DEPTHS),
+        "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
+    }
+    return Experiment([SMALL] if small else cells, methods)
+
+
+def many(small: bool = False) -> Experiment:
+    """k = 2, 3, 4 models, all at once and one after the other, against k teachers and against k models."""
+    cells = [Cell(FOUR[:k], 100, seed) for seed in range(3) for k in (4, 3, 2)]
+    methods = {
+        "originals (k models)": untrained(without_images(ensemble)),
+        "average": untrained(without_images(average)),
+        "distillation": distillation(),
+        "FS-Merge": fs_merge(),
+        "FS-Merge, in sequence": in_sequence(fs_merge()),
+        "distillation, same time": distillation(as_long_as="FS-Merge"),
+    }
+    return Experiment([replace(SMALL, tasks=FOUR[:3])] if small else cells, methods)
+
+
+def longer(small: bool = False) -> Experiment:
+    """Four models and a longer fit. Which limit matters: the steps, M and U, their rank, the off-task weight?"""
+    cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
+    methods = {
+        "distillation": distillation(),
+        "distillation, three times the steps": distillation(times=3),  # about the wall time of FS-Merge
+        "FS-Merge": fs_merge(),
+        "FS-Merge, rank 32": fs_merge(rank=32),
+        "FS-Merge, quiet 1": fs_merge(off_task=1.0),
+        "all weights from the same start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+    }
+    return Experiment([replace(SMALL, tasks=FOUR)] if small else cells, methods)
+
+
+def widths(small: bool = False) -> Experiment:
+    """Originals of width 96 (4 heads) and 64 (2 heads) into one of any width, in both orders."""
+    pairs = (("digits", "letters_dim64"), ("letters_dim64", "digits"))
+    cells = [Cell(pair, 100, seed, steps=150) for seed in range(3) for pair in pairs]
+    sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
+    methods = {"originals (k models)": untrained(without_images(ensemble))}
+    for dim, into in sizes.items():
+        methods |= {f"FS-Merge, first @ {dim}": fs_merge(LR_FIRST, "first", off_task=0.0, depths=(), into=into),
+                    f"FS-Merge @ {dim}": fs_merge(into=into)}
+    return Experiment([replace(SMALL, tasks=pairs[0])] if small else cells, methods)
+
+
+EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
+    experiment.__name__: experiment for experiment in (lowdata, ablation, sweep, many, longer, widths)}

@@ -1,0 +1,264 @@
+"""The figures of benchmarks and tour. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
+
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
+MARKERS, LINES = "osD^vPX*<>", ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2)))
+LABELS = {"mean": "per task", "joint": "joint"}  # of a summary's columns
+COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
+BLUE_ORANGE = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; it is closed."""
+    figure.savefig(buffer := io.BytesIO(), format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
+    """One row of pictures (n, 3, H, W) in [-1, 1] for each name."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(9, 0.95 * len(rows)), squeeze=False)
+    for ax, (name, images) in zip(axes[:, 0], rows.items()):
+        strip = np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=1)
+                                for image in (images[:columns].movedim(1, -1).cpu().numpy() / 2 + 0.5)], axis=1)
+        ax.imshow(strip.clip(0, 1))
+        ax.set(xticks=[], yticks=[])
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.spines[:].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def plain_log(ax: Axes) -> None:
+    """Numbers at 1, 2, 5, 10, ... on a logarithmic vertical axis, written out."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
+    """Loss against step of each `History`, log scale; the learning rate of the first in grey behind them."""
+    ax = ax or plt.figure(figsize=(6, 3.5), layout="constrained").gca()
+    behind = ax.twinx()
+    behind.fill_between(range(len(runs[0].lr)), runs[0].lr, color=GREY, alpha=0.35, lw=0)
+    behind.set(yticks=[], ylim=(0, 1.05 * max(runs[0].lr)))
+    ax.set_zorder(behind.get_zorder() + 1)
+    ax.patch.set_visible(False)
+    for run, colour, line in zip(runs, COLOURS, LINES):
+        run.plot(ax, color=colour, ls=line, lw=1.2)
+    plain_log(ax)
+    ax.set_xlabel("step (grey: learning rate)")
+    return ax
+
+
+def accuracies(table: Mapping) -> Figure:
+    """Bars of per-task and joint accuracy from a `Table`, a group a method; guessing one of ten classes dotted."""
+    columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
+    figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    width = 0.8 / len(columns)
+    for j, column in enumerate(columns):
+        values = [scores.row().get(column, float("nan")) for scores in table.values()]
+        places = np.arange(len(table)) + (j - (len(columns) - 1) / 2) * width
+        bars = ax.bar(places, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
+                      label=column if column == "joint" else f"{column} (head given)")
+        ax.bar_label(bars, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
+    ax.axhline(10, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
+    ax.set_xticks(range(len(table)), [name.replace(", ", ",\n") for name in table])
+    ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
+    ax.legend(frameon=False, ncols=len(columns) + 1, loc="upper left", columnspacing=1.2)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def path(paths: Mapping, ax: Axes | None = None) -> Axes:
+    """Test loss against t along each `Path`, its ends marked; dotted from end to end, what a barrier rises above."""
+    ax = ax or plt.figure(figsize=(6.5, 3.8), layout="constrained").gca()
+    for (name, line), colour in zip(paths.items(), COLOURS):
+        ax.plot(line.t, line.loss, color=colour, lw=1.8, marker="o", markevery=[0, -1], ms=7,
+                label=f"{name}, barrier {line.barrier:.2f}")
+        ax.plot(line.t, line.chord, color=colour, lw=1, ls=":")
+    ax.set(xlabel="$t$ in $W(t) = (1 - t)\\,W_{start} + t\\,W_{end}$", ylabel="test loss, mean of the tasks")
+    ax.set_ylim(0, 1.25 * max(max(line.loss) for line in paths.values()))  # room for the legend
+    ax.legend(frameon=False, loc="upper left")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def against(found: pd.DataFrame, label: str, log: bool = False) -> Figure:
+    """Per-task and joint accuracy of each method against a number, with standard deviations over cells.
+
+    Args:
+        found: from `results.summary`, or some of its methods: `found.loc[["FS-Merge", "distillation"]]`.
+        label: of the horizontal axis.
+        log: whether that axis is logarithmic.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    values = sorted(found.index.unique(1))
+    for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
+        for j, (method, rows) in enumerate(found.groupby(level=0, sort=False)):
+            ax.errorbar(rows.index.get_level_values(1), rows[column], rows[f"{column}_std"], capsize=3, lw=1.5,
+                        ls="-" if j < len(COLOURS) else "--", label=method, **_style(j))
+        if log:
+            ax.set_xscale("log")
+        ax.set_xticks(values, values)
+        ax.minorticks_off()
+        ax.set(title=title, xlabel=label, ylim=(0, 102))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("test accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+def _style(j: int) -> dict:
+    """Marker and colour of line j."""
+    return {"marker": MARKERS[j % len(MARKERS)], "color": COLOURS[j % len(COLOURS)]}
+
+
+def parameters(found: pd.DataFrame) -> Figure:
+    """Accuracy against the number of trained parameters (log scale): columns `trained`, `mean` and `joint`."""
+    figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for j, (name, row) in enumerate(found.iterrows()):
+        ax.plot(row["trained"], (row["mean"] + row["joint"]) / 2, ls="", ms=9, label=name, **_style(j))
+    ax.set(xscale="log", xlabel="numbers trained", ylabel="mean of per-task and joint accuracy, %")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
+
+
+def panels(found: pd.DataFrame, label: str = "", y: str = "per-task accuracy, %") -> Figure:
+    """Lines side by side: index (title of the panel, line), one column for each point on the axis `label`."""
+    titles = found.index.unique(0)
+    columns = len(titles) if len(titles) < 5 else 3
+    rows = -(-len(titles) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns + 2, 3.4 * rows), sharex=True, sharey=True,
+                                squeeze=False, layout="constrained")
+    for ax in axes.flat[len(titles):]:
+        ax.set_visible(False)
+    for ax, title in zip(axes.flat, titles):
+        for j, (name, line) in enumerate(found.loc[title].iterrows()):
+            ax.plot(list(line.dropna().index), line.dropna(), label=name, **_style(j))
+        ax.set(title=title, xlabel=label)
+        ax.margins(x=0.2)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_xticks(list(found.columns))
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=y.endswith("%"))
+    figure.supylabel(y, fontsize="medium")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    return figure
+
+
+def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """The cost of a step against k, as a multiple of distillation's: title -> line -> k -> ratio."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found) + 2, 3.6), sharey=True, squeeze=False,
+                                layout="constrained")
+    names = list(dict.fromkeys(name for lines in found.values() for name in lines))
+    drawn = {}  # one legend: not every panel has every line
+    for ax, (title, lines) in zip(axes[0], found.items()):
+        for name, line in lines.items():
+            j = names.index(name)
+            drawn[name], = ax.plot(list(line), list(line.values()), marker=MARKERS[j], color=COLOURS[j],
+                                   ls=":" if "operations" in name else "-")
+        ax.axhline(1, color="black", lw=1)
+        ax.set(title=title, xlabel="originals $k$", yscale="log")
+        ax.set_xticks(list(line))
+        ax.set_yticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("time of a step / distillation's")
+    figure.legend(drawn.values(), drawn, frameon=False, loc="outside right center")
+    return figure
+
+
+def bars(found: pd.DataFrame) -> Figure:
+    """Per-task and joint accuracy as horizontal bars: a row a method, columns `mean` and `joint` in percent."""
+    return bar_panels(pd.concat({"": found}), "%.1f", 8)
+
+
+def bar_panels(found: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> Figure:
+    """`bars` in panels side by side: index (title of the panel, method), columns `mean` and `joint` in percent."""
+    titles, names = found.index.unique(0), found.index.unique(1)
+    figure, axes = plt.subplots(1, len(titles), figsize=(wide + 3.1 * (len(titles) - 1), 0.42 * len(names) + 1.2),
+                                sharey=True, squeeze=False, layout="constrained")
+    places = np.arange(len(names))[::-1]
+    for ax, title in zip(axes[0], titles):
+        rows = found.loc[title].reindex(names)
+        for shift, column, colour, hatch in ((0.2, "mean", BLUE, ""), (-0.2, "joint", ORANGE, "/")):
+            drawn = ax.barh(places + shift, rows[column], 0.38, color=colour, hatch=hatch, label=LABELS[column])
+            ax.bar_label(drawn, fmt=digits, fontsize=8, padding=2)
+        ax.set_yticks(places, names)
+        ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
+def gaps(found: pd.DataFrame, label: str) -> Figure:
+    """The lead of one method in points, negative to the left of 0: index (title, row), columns `mean` and `joint`."""
+    titles, names = found.index.unique(0), found.index.unique(1)
+    figure, axes = plt.subplots(1, len(titles), figsize=(2.6 * len(titles) + 2.4, 0.42 * len(names) + 1.5),
+                                sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for ax, title in zip(axes[0], titles):
+        ax.axvline(0, color="black", lw=1)
+        for j, column in enumerate(LABELS):
+            ax.plot(found.loc[title].reindex(names)[column], range(len(names)), ls="", label=LABELS[column],
+                    **_style(j))
+        ax.set(title=title, xlabel=label)
+        ax.grid(axis="y", color=GREY, lw=0.4)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].margins(y=0.1)
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
+    return figure
+
+
+# ---------------------------------------------------------------- a drawing
+
+def box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5, style: str = "-") -> None:
+    """A rounded box with a text in it, in data units."""
+    ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.02,rounding_size=0.12",
+                                fc=colour + "33", ec=colour, lw=1.6, ls=style))
+    ax.text(x, y, text, ha="center", va="center", fontsize=11)
+
+
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow between two points, in data units."""
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1.2))
+
+
+def layer_diagram() -> Figure:
+    """One layer of a SuperNet of two originals, and the plain layer that it folds into."""
+    figure, ax = plt.subplots(figsize=(9.6, 2.9), layout="constrained")
+    ax.set(xlim=(-0.5, 13.6), ylim=(-0.15, 3.2))
+    ax.axis("off")
+    for y, i, colour in ((2.2, 1, BLUE), (0.9, 2, ORANGE)):
+        box(ax, 1.9, y, f"$U_{i}$", GREEN, 1.0)
+        box(ax, 3.9, y, f"$W_{i},\\ b_{i}$", colour, 1.7, "--")
+        box(ax, 5.9, y, f"$M_{i}$", GREEN, 1.0)
+        for start, end in ((2.45, 3.0), (4.8, 5.35)):
+            arrow(ax, (start, y), (end, y))
+        arrow(ax, (0.35, 1.55), (1.35, y))
+        arrow(ax, (6.45, y), (7.25, 1.62 if y > 1.5 else 1.48))
+    ax.text(0.05, 1.55, "$x^*$", ha="center", va="center", fontsize=13)
+    ax.text(7.5, 1.55, "$+$", ha="center", va="center", fontsize=15)
+    arrow(ax, (7.75, 1.55), (8.3, 1.55))
+    ax.text(8.6, 1.55, "$y^*$", ha="center", va="center", fontsize=13)
+    ax.text(9.6, 1.5, "$=$", ha="center", va="center", fontsize=18)
+    box(ax, 11.75, 1.55, r"$W^*=\sum_i M_i W_i U_i$" "\n" r"$b^*=\sum_i M_i b_i$", PINK, 3.1)
+    ax.patches[-1].set(y=1.0, height=1.1)
+    ax.text(3.9, 3.0, "SuperNet layer: frozen (dashed) between learned (green)", ha="center", fontsize=10)
+    ax.text(11.75, 3.0, "folded: one plain layer", ha="center", fontsize=10)
+    ax.text(3.9, 0.05, "trained to give each original's features on a few unlabeled images", ha="center", fontsize=9)
+    ax.text(11.75, 0.05, "the size and cost of one original", ha="center", fontsize=9)
+    return figure

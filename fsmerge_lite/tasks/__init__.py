@@ -1,0 +1,1 @@
+"""Pictures and the models trained on them: embedded tasks, folders, torchvision's datasets, shipped originals."""

@@ -1,0 +1,127 @@
+"""The originals: models pretrained from different random initializations, each fine-tuned on its own task.
+
+They ship in `data/originals`, one safetensors file each; `recipe.json` there says how they are made, and
+`load_originals(..., retrain=True)` makes them anew by it.
+"""
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..architectures.vit import vit
+from ..compare.evaluation import evaluate
+from ..fitting import Checkpoint, fit
+from ..models import Original, read_original
+from .drawing import SIZE, jitter
+from .task import EMBEDDED, Task, task
+
+
+def _data() -> Path:
+    """The folder of what ships: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    folders = [folder / "data" for folder in (package.parent, package)]
+    return next((folder for folder in folders if (folder / "originals" / "recipe.json").is_file()), folders[0])
+
+
+DATA = _data() / "originals"
+REFRESH = 250  # steps after which drawn tasks give new training images
+
+
+def load_originals(*names: str, retrain: bool = False, folder: str | Path | None = None,
+                   progress: bool | None = None) -> list[Original]:
+    """The trained models of these embedded tasks: those that ship, or made anew.
+
+    Args:
+        names: of digits, letters, shapes, textures; none gives all four.
+        retrain: train by the recipe (minutes each on a CPU) and save the models under `folder`.
+        folder: where the files are; by default `data/originals`, and `runs/originals` when retraining.
+        progress: show a bar while training; None shows it in a terminal or notebook.
+
+    Raises:
+        ValueError: no such task, or a damaged file.
+        FileNotFoundError: the folder has no such original.
+    """
+    tasks = [task(name) for name in names or EMBEDDED]
+    if retrain:
+        folder = Path(folder or "runs/originals")
+        for each in tasks:
+            train_original(each, recipe(), progress).save(folder / each.name)
+    return [load_original(Path(folder or DATA) / each.name) for each in tasks]
+
+
+def load_original(path: str | Path) -> Original:
+    """Read an `Original` that was saved, with its task if that is an embedded one.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is not whole or not of this format.
+    """
+    original = read_original(path)
+    if original.card.get("task") in EMBEDDED:
+        original.task = task(original.card["task"], original.card.get("size") or SIZE)
+    return original
+
+
+def recipe() -> dict:
+    """How the shipped originals were made: architecture, seeds, steps and learning rates."""
+    return json.loads((DATA / "recipe.json").read_text())
+
+
+def train_original(own: Task, config: dict, progress: bool | None = None, seed: int | None = None,
+                   mixture: Sequence[Task] | None = None, device: torch.device | str = "cpu",
+                   checkpoint: str | Path | None = None) -> Original:
+    """Pretrain a ViT on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
+
+    Args:
+        own: the task to be good at; your own folders too.
+        config: a recipe as in `data/originals/recipe.json`, from `recipe()`.
+        progress: show a bar; None shows it in a terminal or notebook.
+        seed: of the initialization and the images; by default the recipe's for this task, or one made of its name.
+        mixture: what to pretrain on; by default the embedded tasks that the recipe names, in its size.
+        device: to train on.
+        checkpoint: a file name; a killed run resumes from `checkpoint`.pretrain and `checkpoint`.finetune.
+
+    Raises:
+        ValueError: the task's pictures are of another size than the recipe's model reads.
+    """
+    if own.size != config["architecture"]["img_size"]:
+        raise ValueError(f"{own!r} has pictures of another size than the recipe's {config['architecture']['img_size']}")
+    seed = config["seeds"].get(own.name, zlib.crc32(own.name.encode())) if seed is None else seed
+    mixture = mixture or [task(name, own.size) for name in config["mixture"]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = vit(**config["architecture"])
+        broad = nn.Linear(backbone.embed_dim, sum(len(t.classes) for t in mixture))
+        head = nn.Linear(backbone.embed_dim, len(own.classes))
+    for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
+        model = nn.Sequential(backbone, classifier).train().to(device)
+        settings = dict(config[phase])
+        loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + seed)
+        run = {"phase": phase, "seed": seed, "tasks": [repr(t) for t in tasks], **config[phase]}
+        fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings,
+            checkpoint=checkpoint and Checkpoint(f"{checkpoint}.{phase}", run, model))
+    original = Original(backbone.eval(), head, own.name, own).eval()
+    original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "seed": seed, "recipe": config}
+    return original
+
+
+def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:
+    """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side."""
+    offsets = [sum(len(t.classes) for t in tasks[:i]) for i in range(len(tasks))]
+    share, pools, device = batch_size // len(tasks), [], next(model.parameters()).device
+
+    def loss(step: int) -> Tensor:
+        if step % REFRESH == 0 or not pools:  # drawn tasks never show a picture for long
+            sizes = [min(share * REFRESH, t.train_size or share * REFRESH) for t in tasks]
+            pools[:] = [t.sample(n, seed=1000 * seed + step - step % REFRESH) for t, n in zip(tasks, sizes)]
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)  # of the step alone: a run can resume
+        images, labels = [], []
+        for each, offset, (x, y) in zip(tasks, offsets, pools):
+            rows = torch.randint(len(x), (share,), generator=generator)
+            images.append(jitter(x[rows], generator) if each.train_size else x[rows])
+            labels.append(y[rows] + offset)
+        return F.cross_entropy(model(torch.cat(images).to(device)), torch.cat(labels).to(device))
+    return loss
