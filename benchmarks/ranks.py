@@ -47,18 +47,17 @@ def train(net: fsm.SuperNet, start: str, images: fsm.Calibration, cell: Cell) ->
 
 def scores(model: fsm.Merged, tasks: list[fsm.Task]) -> dict:
     """Accuracy per task, joint and by class, and the first predictions for each task."""
-    found = {"per_task": [], "by_class": [], "read": []}
-    joint = []
+    per_task, by_class, read, joint = [], [], [], []
     for i, task in enumerate(tasks):
         images, labels = task.test()
         heads = logits(model, images)
         classes = heads[i].shape[1]  # the same for every task
         predicted = heads[i].argmax(1)
-        found["per_task"].append(percent(predicted == labels))
-        found["by_class"].append([percent(predicted[labels == c] == c) for c in range(classes)])
-        found["read"].append(predicted[:SHOWN].tolist())
+        per_task.append(percent(predicted == labels))
+        by_class.append([percent(predicted[labels == c] == c) for c in range(classes)])
+        read.append(predicted[:SHOWN].tolist())
         joint.append(torch.cat(heads, 1).argmax(1) == labels + classes * i)
-    return found | {"joint": percent(torch.cat(joint))}
+    return {"per_task": per_task, "joint": percent(torch.cat(joint)), "by_class": by_class, "read": read}
 
 
 def percent(correct: torch.Tensor) -> float:

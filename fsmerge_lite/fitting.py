@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -67,8 +67,8 @@ class Checkpoint:
     model: nn.Module
     every: int = 100
 
-    def start(self, settings: dict) -> dict | None:
-        """Call before the first step. Gives the state to resume from, if there is one, and takes the model there.
+    def resume(self, settings: dict, **parts) -> History | None:
+        """Take the model and `parts` (optimiser, schedule) to where the run was saved; None: it was not.
 
         Raises:
             ValueError: the checkpoint cannot be read, or is another run's.
@@ -79,26 +79,31 @@ class Checkpoint:
             return None
         try:
             state = torch.load(self.path, weights_only=True)
-            run, sizes = state["run"], state["sizes"]
+            differs = self._differs(state["run"], state["sizes"])
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no checkpoint that can be read ({error!r}); remove it") from None
-        differs = [key for key in run | self.run if run.get(key) != self.run.get(key)]
-        # The sizes of what a run starts from. Rounding and the signs of eigenvectors may differ between machines.
-        if sizes.keys() != self.sizes.keys() or any(
-                not math.isclose(size, sizes[name], rel_tol=1e-3, abs_tol=1e-6) for name, size in self.sizes.items()):
-            differs.append("what it starts from")
         if differs:
             raise ValueError(f"{self.path} is the checkpoint of another run, which differs in {', '.join(differs)}; "
                              "remove it, or give another path")
-        self.model.load_state_dict(state["model"])
-        return state
+        for name, part in {"model": self.model, **parts}.items():
+            part.load_state_dict(state[name])
+        return History(**state["history"])
 
-    def save(self, history: History, optimizer: torch.optim.Optimizer, schedule) -> None:
+    def _differs(self, run: dict, sizes: dict[str, float]) -> list[str]:
+        """In what another run is not this one: settings, and the sizes (norms) of the tensors that it starts from.
+
+        Rounding and the signs of eigenvectors may differ between machines.
+        """
+        differs = [key for key in run | self.run if run.get(key) != self.run.get(key)]
+        alike = sizes.keys() == self.sizes.keys() and all(
+            math.isclose(size, sizes[name], rel_tol=1e-3, abs_tol=1e-6) for name, size in self.sizes.items())
+        return differs if alike else [*differs, "what it starts from"]
+
+    def save(self, history: History, **parts) -> None:
         """Write the file, as a whole or not at all."""
-        data = io.BytesIO()
-        torch.save({"run": self.run, "sizes": self.sizes, "model": self.model.state_dict(),
-                    "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                    "history": asdict(history)}, data)
+        data, parts = io.BytesIO(), {"model": self.model, **parts}
+        torch.save({"run": self.run, "sizes": self.sizes, "history": asdict(history),
+                    **{name: part.state_dict() for name, part in parts.items()}}, data)
         write_whole(Path(self.path), data.getvalue())
 
 
@@ -123,42 +128,43 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         ValueError: steps < 1, lr <= 0, an unknown precision, or a checkpoint of another run.
         FloatingPointError: the loss is no longer a number.
     """
-    if steps < 1 or not lr > 0:
-        raise ValueError(f"steps must be >= 1 and lr > 0, got steps={steps}, lr={lr}")
+    if not (isinstance(steps, int) and steps >= 1 and lr > 0):
+        raise ValueError(f"steps must be a whole number >= 1 and lr > 0, got steps={steps}, lr={lr}")
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
-    trained = list(parameters)
+    trained, total = list(parameters), max(steps, 2)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    total = max(steps, 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(  # divides by zero if the warm-up is one step
         optimizer, lr, total, pct_start=max(warmup, 1.5 / total))
-    history, start = History(name), time.perf_counter()
-    if checkpoint:
-        state = checkpoint.start({"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay,
-                                  "warmup": warmup, "precision": precision})
-        if state:
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
-            history = History(**state["history"])
-    before = history.seconds[-1] if history.seconds else 0.0
+    settings = {"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
+                "precision": precision}
+    state = {"optimizer": optimizer, "schedule": schedule}
+    history = (checkpoint.resume(settings, **state) if checkpoint else None) or History(name)
+    start = time.perf_counter() - (history.seconds[-1] if history.seconds else 0.0)
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
     for step in bar:
-        optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
-        with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
-            value = loss(step)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         history.lr.append(schedule.get_last_lr()[0])
-        optimizer.step()
+        history.loss.append(_step(lambda step=step: loss(step), trained, optimizer, precision))
         if step + 1 < steps:
             schedule.step()
-        history.loss.append(value.item())
-        history.seconds.append(before + time.perf_counter() - start)
+        history.seconds.append(time.perf_counter() - start)
         if not math.isfinite(history.loss[-1]):
             raise FloatingPointError(f"{name}: the loss is {history.loss[-1]} at step {step}; try a lower lr than {lr}")
         if step % 10 == 0:
             bar.set_postfix(loss=f"{history.loss[-1]:.3g}")
         if checkpoint and ((step + 1) % checkpoint.every == 0 or step + 1 == steps):
-            checkpoint.save(history, optimizer, schedule)
+            checkpoint.save(history, **state)
     return history
+
+
+def _step(loss: Callable[[], Tensor], trained: Sequence[Tensor], optimizer: torch.optim.Optimizer, precision: str
+          ) -> float:
+    """One step of the optimiser; gives the loss before it."""
+    optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
+    with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
+        value = loss()
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    return value.item()

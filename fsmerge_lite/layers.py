@@ -42,6 +42,8 @@ class SuperLinear(nn.Module):
     as_one: Callable[[], Folded] | None = None
     # Whether a W* that is folded in the forward is recomputed in the backward rather than kept.
     grad_checkpointing = False
+    # What `fold_together` keeps: frozen tensors, their versions, and their stacks.
+    stacks: tuple = ((), (), ())
     # What the k frozen layers read instead of U_i x*, each (..., d_i).
     given: Sequence[Tensor] | None = None
 
@@ -50,6 +52,8 @@ class SuperLinear(nn.Module):
         super().__init__()
         self.merges, self.unmerges, self.k = merges, unmerges, len(layers)
         self.kind = self._kind(layers)
+        # In a tuple, because their parameters are those of M and U.
+        self.terms = tuple(Term(*pair) for pair in zip(merges, unmerges or ()))
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=stored)
             bias = None if layer.bias is None else layer.bias.detach()
@@ -100,8 +104,7 @@ class SuperLinear(nn.Module):
     def fold(self) -> Folded:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
         if self.unmerges is not None and self.merges[0].S is None:
-            return total([Term(merge, unmerge)(weight, bias) for merge, unmerge, (weight, bias)
-                          in zip(self.merges, self.unmerges, self.frozen())])
+            return total([term(weight, bias) for term, (weight, bias) in zip(self.terms, self.frozen())])
         return self._fold_dense()
 
     def _fold_dense(self) -> Folded:
@@ -274,15 +277,30 @@ class AddScaled(torch.autograd.Function):
 
 def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
     """`SuperLinear.fold` of layers of one `kind`: a few large products, not many small ones."""
-    terms = [Term(*pair) for layer in layers for pair in zip(layer.merges, layer.unmerges)]
-    weights, biases = zip(*(pair for layer in layers for pair in layer.frozen()))
-
-    def stacked(tensors: Sequence[Tensor]) -> Tensor:  # (layers, originals, ...)
-        return torch.stack(tensors).unflatten(0, (len(layers), -1))
-    learned = {name: stacked([term.get_parameter(name) for term in terms]) for name, _ in terms[0].named_parameters()}
-    frozen = stacked(weights), None if biases[0] is None else stacked(biases)
-    parts = functional_call(terms[0], learned, frozen)
+    terms = [term for layer in layers for term in layer.terms]
+    learned = {name: _stacked([term.get_parameter(name) for term in terms], len(layers))
+               for name, _ in terms[0].named_parameters()}
+    parts = functional_call(terms[0], learned, _stacked_frozen(layers))
     tall, wide = (None if part is None else part.movedim(1, 2).flatten(2, 3) for part in (parts.tall, parts.wide))
     scaled = [part[:, i] for i in range(layers[0].k) for part in parts.scaled]
     weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
     return list(zip(weight, [None] * len(weight) if bias is None else bias))
+
+
+def _stacked(tensors: Sequence[Tensor], layers: int) -> Tensor:
+    """(layers, originals, ...)."""
+    return torch.stack(tensors).unflatten(0, (layers, -1))
+
+
+def _stacked_frozen(layers: Sequence[SuperLinear]) -> Folded:
+    """The frozen weights and biases, stacked; kept at the first layer until one of them is changed or exchanged."""
+    weights, biases = zip(*(pair for layer in layers for pair in layer.frozen()))
+    tensors = [tensor for tensor in (*weights, *biases) if tensor is not None]
+    versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
+    kept, kept_versions, stacks = layers[0].stacks
+    same = len(kept) == len(tensors) and all(a is b for a, b in zip(kept, tensors))
+    if not same or versions != kept_versions or None in versions:
+        with torch.inference_mode(False):  # training goes on with them
+            stacks = _stacked(weights, len(layers)), None if biases[0] is None else _stacked(biases, len(layers))
+        layers[0].stacks = tensors, versions, stacks
+    return stacks

@@ -68,33 +68,20 @@ class Structured(nn.Module):
 
     @torch.no_grad()
     def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
-        """S = scale * I. A low rank alone holds the first r ones of I."""
+        """S = scale * I. A low rank alone holds the first r ones of I. S = 0 has a gradient to leave it by."""
         rows, cols = self.ones
         if self.D is not None:
             self.D.fill_(scale)
         if self.S is not None:
             self.S.zero_()[:, rows, cols] = scale
-        if self.A is not None:
-            self._set_low_rank_zero(generator)
-        if self.structure == "low_rank":
+        if self.A is not None:  # A B = 0, but A has a gradient
+            self.A.zero_()
+            self.B.normal_(std=self.in_features ** -0.5, generator=generator)
+        if self.structure == "low_rank" and scale:
             ranks = torch.arange(min(self.rank, len(rows)))  # each of the first ones in a rank of its own
             self.A[:, rows[ranks], ranks] = scale
             self.B[:, ranks] = 0
             self.B[:, ranks, cols[ranks]] = 1
-
-    @torch.no_grad()
-    def set_zero(self, generator: torch.Generator | None = None) -> None:
-        """S = 0, with a gradient to leave it by."""
-        for part in (self.S, self.D):
-            if part is not None:
-                part.zero_()
-        if self.A is not None:
-            self._set_low_rank_zero(generator)
-
-    def _set_low_rank_zero(self, generator: torch.Generator | None) -> None:
-        """A = 0 and B random: A B = 0, but A has a gradient."""
-        self.A.zero_()
-        self.B.normal_(std=self.in_features ** -0.5, generator=generator)
 
     @torch.no_grad()
     def set_random(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
@@ -177,12 +164,8 @@ class Merge(Structured):
         """
         if name == "random":
             self.set_random(k ** -0.5, generator)
-        elif name == "average":
-            self.set_identity(1 / k, generator)
-        elif name == "first" and i > 0:
-            self.set_zero(generator)
         else:
-            self.set_identity(1.0, generator)
+            self.set_identity({"first": float(i == 0), "average": 1 / k}.get(name, 1.0), generator)
 
 
 class Unmerge(Structured):
@@ -190,10 +173,8 @@ class Unmerge(Structured):
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
         """Start as original i of k. `first`, `average` and `identity`: I. `random`: normal, of size 1."""
-        if name == "random":
-            self.set_random(1.0, generator)
-        else:
-            self.set_identity(1.0, generator)
+        start = self.set_random if name == "random" else self.set_identity
+        start(1.0, generator)
 
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:

@@ -2,6 +2,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +31,7 @@ class SuperNet(nn.Module):
         structure: diagonal, low_rank, diagonal_low_rank or full.
         init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
             is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `resized`.
-        into: a backbone, or a model that has one, of the merged model's widths; its weights do not matter.
-            None: original 1's widths.
+        into: a model of the merged model's widths, by default original 1's; its weights do not matter.
         seed: of the random numbers in M and U. The caller's random numbers go on undisturbed.
 
     Raises:
@@ -56,8 +56,12 @@ class SuperNet(nn.Module):
         self.body = copy.deepcopy(self.backbones[0]) if into is None else self._template(into)
         self.config, self.graph = describe(self.body), graph_of(self.body)
         self.graphs = [graph_of(backbone) for backbone in self.backbones]
-        self._check_rank()
+        width = min(graph.narrowest for graph in (self.graph, *self.graphs))
+        if "low_rank" in structure and not 1 <= rank <= width:
+            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank} "
+                             "(the narrowest of the originals and of the merged model counts)")
         frozen = [self.architecture.resized(backbone, self.body) for backbone in self.backbones]
+        self.norms = [vector.name for vector in self.graph.norms]  # the merged model's own: they do not fold
         self._set_norms()
         for layer in self.graph.layers:
             self._place(layer, [backbone.get_submodule(layer.name) for backbone in frozen], init)
@@ -72,17 +76,6 @@ class SuperNet(nn.Module):
         config = describe(getattr(into, "backbone", into))
         check_same(config, describe(self.backbones[0]), "into")
         return build(config).to(next(self.backbones[0].parameters()))
-
-    def _check_rank(self) -> None:
-        width = min(graph.narrowest for graph in (self.graph, *self.graphs))
-        if "low_rank" in self.structure and not 1 <= self.rank <= width:
-            raise ValueError(f"rank must lie between 1 and the width {width}, got {self.rank} "
-                             "(the narrowest of the originals and of the merged model counts)")
-
-    @property
-    def norms(self) -> list[str]:
-        """The parameters of the merged model's own norms, which do not fold."""
-        return [vector.name for vector in self.graph.norms]
 
     def _set_norms(self) -> None:
         """The merged model's norms: original 1's, or the average of all where they have one width."""
@@ -167,15 +160,10 @@ class SuperNet(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the W* of large layers in the backward rather than keep them: less memory, more time, same result.
-
-        Named after timm's, which does so with the activations of a block.
-        """
+        """Recompute the W* of large layers in the backward rather than keep them: less memory, more time."""
         self.grad_checkpointing = enable
         for layer in self.graph.layers:
             self.body.get_submodule(layer.name).grad_checkpointing = enable
-
-    # ------------------------------------------------------------ another start
 
     @torch.no_grad()
     def replace(self, layer: Layer, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
@@ -213,7 +201,7 @@ class SuperNet(nn.Module):
         for learned, output in zip(self.outputs, outputs):
             learned.S.data[0] = output
 
-    # ------------------------------------------------------------ folding
+    # ------------------------------------------------------------ folding and running
 
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
@@ -235,15 +223,14 @@ class SuperNet(nn.Module):
         for (_, learns), names in groups.items():
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 folded = fold_together([layers[name] for name in names])
-            folds |= {name: _always(pair) for name, pair in zip(names, folded)}
+            folds |= {name: partial(_same, pair) for name, pair in zip(names, folded)}
         return folds
 
     @contextmanager
     def _running(self, folded: bool) -> Iterator[None]:
         """Meanwhile the body has its tokens and, if folded, every layer is the one that it folds to.
 
-        A large layer folds itself when its turn comes: so its backward comes right after that of what it computed,
-        and the gradients with respect to all W* are never there at the same time.
+        A large layer folds itself when its turn comes: the gradients with respect to all W* are never there at once.
         """
         folds, tokens = self._folds() if folded else {}, self.tokens()
         try:
@@ -267,11 +254,9 @@ class SuperNet(nn.Module):
         backbone.load_state_dict(self.folded())
         outputs = [unmerge.right(own.to(like)) for o, unmerge in zip(self.originals, self.outputs) for own in o.outputs]
         names = [name for o in self.originals for name in o.names]
-        merged = Merged(backbone, outputs, [head for o in self.originals for head in o.heads],
-                        [name or f"model {i}" for i, name in enumerate(names, 1)])
+        heads = [head for o in self.originals for head in o.heads]
+        merged = Merged(backbone, outputs, heads, [name or f"model {i}" for i, name in enumerate(names, 1)])
         return merged.to(like.device).requires_grad_(False).eval()
-
-    # ------------------------------------------------------------ running
 
     def backbone(self, x: Tensor, unfolded: bool = False) -> Tensor:
         """The merged model's own features f*(x), (B, d*)."""
@@ -285,10 +270,7 @@ class SuperNet(nn.Module):
         return [output(f) for output in self.outputs]
 
     def features(self, x: Tensor, depths: Sequence[int], unfolded: bool = False) -> dict[int, list[Tensor]]:
-        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k a depth.
-
-        Compare with `original_features`. Depths run from 0 (after the embedding) to below the number of blocks.
-        """
+        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k for each depth."""
         return self.run(x, depths, unfolded, stop=True)[1]
 
     def run(self, x: Tensor, depths: Sequence[int], unfolded: bool = False, stop: bool = False
@@ -301,7 +283,7 @@ class SuperNet(nn.Module):
 
     @torch.no_grad()
     def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
-        """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k a depth."""
+        """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k for each depth."""
         layers, x = self.layers_at(depths), to_device(x, next(self.parameters()))
         seen = [inputs_of(b, layers, lambda b=b: self.architecture.features(b, x), stop=True) for b in self.backbones]
         return {d: [s[name] for s in seen] for d, name in zip(depths, layers)}
@@ -343,8 +325,8 @@ class SuperNet(nn.Module):
         self.load_state_dict(state)
 
 
-def _always(pair: Folded) -> Callable[[], Folded]:
-    return lambda: pair
+def _same(pair: Folded) -> Folded:
+    return pair
 
 
 def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:

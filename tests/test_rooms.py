@@ -35,8 +35,10 @@ def imported(path: Path, everywhere: bool = True) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.name not in ("__main__.py",) and p != PACKAGE / "__init__.py"],
-                         ids=lambda p: str(p.relative_to(PACKAGE)))
+INSIDE = [path for path in MODULES if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_one_way(path):
     for other in imported(path):
         assert other != PACKAGE / "__init__.py", "a room does not import the face"
@@ -52,7 +54,18 @@ def test_every_room_is_known():
 
 def test_the_method_is_small():
     assert len(METHOD) <= 12
-    assert sum(path.read_text().count("\n") for path in METHOD) <= 1800
+    assert sum(lines_of_code(path) for path in METHOD) <= 1500
+    assert sum(path.read_text().count("\n") for path in METHOD) <= 2500  # with docstrings and blank lines
+
+
+def lines_of_code(path: Path) -> int:
+    """Lines that are neither blank nor a comment nor part of a docstring."""
+    text, docstrings = path.read_text(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and number not in docstrings
+               for number, line in enumerate(text.splitlines(), 1))
 
 
 def test_importing_is_light():

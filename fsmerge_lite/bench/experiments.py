@@ -121,7 +121,7 @@ def many(small: bool = False) -> Experiment:
 
 
 def longer(small: bool = False) -> Experiment:
-    """Four models and a longer fit. Which limit matters: the steps, M and U, their rank, the off-task weight?"""
+    """Four models, longer training. What is the limit: the steps, M and U, their rank, or the off-task weight?"""
     cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
     methods = {
         "distillation": distillation(),

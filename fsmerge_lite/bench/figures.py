@@ -1,4 +1,4 @@
-"""The figures of benchmarks and tour. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""The figures of benchmarks and tour, in the colours of Okabe and Ito, which colour-blind readers can tell apart."""
 import io
 from collections.abc import Mapping, Sequence
 
@@ -20,14 +20,14 @@ BLUE_ORANGE = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "w
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; it is closed."""
+    """The figure as PNG. Closes the figure."""
     figure.savefig(buffer := io.BytesIO(), format="png")
     plt.close(figure)
     return buffer.getvalue()
 
 
 def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
-    """One row of pictures (n, 3, H, W) in [-1, 1] for each name."""
+    """Images (n, 3, H, W) in [-1, 1], one row for each name."""
     figure, axes = plt.subplots(len(rows), 1, figsize=(9, 0.95 * len(rows)), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items()):
         strip = np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=1)
@@ -41,19 +41,19 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
 
 
 def plain_log(ax: Axes) -> None:
-    """Numbers at 1, 2, 5, 10, ... on a logarithmic vertical axis, written out."""
+    """Plain numbers 1, 2, 5, 10, ... on a logarithmic vertical axis."""
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
-    """Loss against step of each `History`, log scale; the learning rate of the first in grey behind them."""
+    """Loss against step for each `History` (log scale), and the learning rate of the first in grey."""
     ax = ax or plt.figure(figsize=(6, 3.5), layout="constrained").gca()
-    behind = ax.twinx()
-    behind.fill_between(range(len(runs[0].lr)), runs[0].lr, color=GREY, alpha=0.35, lw=0)
-    behind.set(yticks=[], ylim=(0, 1.05 * max(runs[0].lr)))
-    ax.set_zorder(behind.get_zorder() + 1)
+    background = ax.twinx()
+    background.fill_between(range(len(runs[0].lr)), runs[0].lr, color=GREY, alpha=0.35, lw=0)
+    background.set(yticks=[], ylim=(0, 1.05 * max(runs[0].lr)))
+    ax.set_zorder(background.get_zorder() + 1)
     ax.patch.set_visible(False)
     for run, colour, line in zip(runs, COLOURS, LINES):
         run.plot(ax, color=colour, ls=line, lw=1.2)
@@ -63,16 +63,16 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
 
 
 def accuracies(table: Mapping) -> Figure:
-    """Bars of per-task and joint accuracy from a `Table`, a group a method; guessing one of ten classes dotted."""
+    """Bars of per-task and joint accuracy from a `Table`, grouped by method. Dotted: chance for ten classes."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
     figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
     width = 0.8 / len(columns)
     for j, column in enumerate(columns):
         values = [scores.row().get(column, float("nan")) for scores in table.values()]
-        places = np.arange(len(table)) + (j - (len(columns) - 1) / 2) * width
-        bars = ax.bar(places, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
+        positions = np.arange(len(table)) + (j - (len(columns) - 1) / 2) * width
+        drawn = ax.bar(positions, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
                       label=column if column == "joint" else f"{column} (head given)")
-        ax.bar_label(bars, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
+        ax.bar_label(drawn, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
     ax.axhline(10, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
     ax.set_xticks(range(len(table)), [name.replace(", ", ",\n") for name in table])
     ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
@@ -82,7 +82,7 @@ def accuracies(table: Mapping) -> Figure:
 
 
 def path(paths: Mapping, ax: Axes | None = None) -> Axes:
-    """Test loss against t along each `Path`, its ends marked; dotted from end to end, what a barrier rises above."""
+    """Test loss against t along each `Path`. Dotted: the straight line between the losses of its two ends."""
     ax = ax or plt.figure(figsize=(6.5, 3.8), layout="constrained").gca()
     for (name, line), colour in zip(paths.items(), COLOURS):
         ax.plot(line.t, line.loss, color=colour, lw=1.8, marker="o", markevery=[0, -1], ms=7,
@@ -95,18 +95,18 @@ def path(paths: Mapping, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def against(found: pd.DataFrame, label: str, log: bool = False) -> Figure:
+def against(scores: pd.DataFrame, label: str, log: bool = False) -> Figure:
     """Per-task and joint accuracy of each method against a number, with standard deviations over cells.
 
     Args:
-        found: from `results.summary`, or some of its methods: `found.loc[["FS-Merge", "distillation"]]`.
+        scores: from `results.summary`, or some of its methods: `scores.loc[["FS-Merge", "distillation"]]`.
         label: of the horizontal axis.
         log: whether that axis is logarithmic.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
-    values = sorted(found.index.unique(1))
+    values = sorted(scores.index.unique(1))
     for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
-        for j, (method, rows) in enumerate(found.groupby(level=0, sort=False)):
+        for j, (method, rows) in enumerate(scores.groupby(level=0, sort=False)):
             ax.errorbar(rows.index.get_level_values(1), rows[column], rows[f"{column}_std"], capsize=3, lw=1.5,
                         ls="-" if j < len(COLOURS) else "--", label=method, **_style(j))
         if log:
@@ -125,10 +125,10 @@ def _style(j: int) -> dict:
     return {"marker": MARKERS[j % len(MARKERS)], "color": COLOURS[j % len(COLOURS)]}
 
 
-def parameters(found: pd.DataFrame) -> Figure:
+def parameters(scores: pd.DataFrame) -> Figure:
     """Accuracy against the number of trained parameters (log scale): columns `trained`, `mean` and `joint`."""
     figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for j, (name, row) in enumerate(found.iterrows()):
+    for j, (name, row) in enumerate(scores.iterrows()):
         ax.plot(row["trained"], (row["mean"] + row["joint"]) / 2, ls="", ms=9, label=name, **_style(j))
     ax.set(xscale="log", xlabel="numbers trained", ylabel="mean of per-task and joint accuracy, %")
     ax.spines[["top", "right"]].set_visible(False)
@@ -136,9 +136,9 @@ def parameters(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def panels(found: pd.DataFrame, label: str = "", y: str = "per-task accuracy, %") -> Figure:
-    """Lines side by side: index (title of the panel, line), one column for each point on the axis `label`."""
-    titles = found.index.unique(0)
+def panels(scores: pd.DataFrame, label: str = "", y: str = "per-task accuracy, %") -> Figure:
+    """Panels with lines: index (title of the panel, line), one column for each point on the horizontal axis."""
+    titles = scores.index.unique(0)
     columns = len(titles) if len(titles) < 5 else 3
     rows = -(-len(titles) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns + 2, 3.4 * rows), sharex=True, sharey=True,
@@ -146,25 +146,25 @@ def panels(found: pd.DataFrame, label: str = "", y: str = "per-task accuracy, %"
     for ax in axes.flat[len(titles):]:
         ax.set_visible(False)
     for ax, title in zip(axes.flat, titles):
-        for j, (name, line) in enumerate(found.loc[title].iterrows()):
+        for j, (name, line) in enumerate(scores.loc[title].iterrows()):
             ax.plot(list(line.dropna().index), line.dropna(), label=name, **_style(j))
         ax.set(title=title, xlabel=label)
         ax.margins(x=0.2)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_xticks(list(found.columns))
+    axes[0, 0].set_xticks(list(scores.columns))
     axes[0, 0].yaxis.get_major_locator().set_params(integer=y.endswith("%"))
     figure.supylabel(y, fontsize="medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure
 
 
-def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
-    """The cost of a step against k, as a multiple of distillation's: title -> line -> k -> ratio."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found) + 2, 3.6), sharey=True, squeeze=False,
+def growth(costs: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """The cost of a step against k: title of the panel -> line -> k -> ratio to distillation."""
+    figure, axes = plt.subplots(1, len(costs), figsize=(3 * len(costs) + 2, 3.6), sharey=True, squeeze=False,
                                 layout="constrained")
-    names = list(dict.fromkeys(name for lines in found.values() for name in lines))
-    drawn = {}  # one legend: not every panel has every line
-    for ax, (title, lines) in zip(axes[0], found.items()):
+    names = list(dict.fromkeys(name for lines in costs.values() for name in lines))
+    drawn = {}  # for the legend, because not every panel has every line
+    for ax, (title, lines) in zip(axes[0], costs.items()):
         for name, line in lines.items():
             j = names.index(name)
             drawn[name], = ax.plot(list(line), list(line.values()), marker=MARKERS[j], color=COLOURS[j],
@@ -180,38 +180,38 @@ def growth(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
     return figure
 
 
-def bars(found: pd.DataFrame) -> Figure:
-    """Per-task and joint accuracy as horizontal bars: a row a method, columns `mean` and `joint` in percent."""
-    return bar_panels(pd.concat({"": found}), "%.1f", 8)
+def bars(scores: pd.DataFrame) -> Figure:
+    """Horizontal bars of accuracy in percent: one row for each method, columns `mean` and `joint`."""
+    return bar_panels(pd.concat({"": scores}), "%.1f", 8)
 
 
-def bar_panels(found: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> Figure:
-    """`bars` in panels side by side: index (title of the panel, method), columns `mean` and `joint` in percent."""
-    titles, names = found.index.unique(0), found.index.unique(1)
+def bar_panels(scores: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> Figure:
+    """`bars` in panels side by side: index (title of the panel, method), columns `mean` and `joint`."""
+    titles, names = scores.index.unique(0), scores.index.unique(1)
     figure, axes = plt.subplots(1, len(titles), figsize=(wide + 3.1 * (len(titles) - 1), 0.42 * len(names) + 1.2),
                                 sharey=True, squeeze=False, layout="constrained")
-    places = np.arange(len(names))[::-1]
+    positions = np.arange(len(names))[::-1]
     for ax, title in zip(axes[0], titles):
-        rows = found.loc[title].reindex(names)
+        rows = scores.loc[title].reindex(names)
         for shift, column, colour, hatch in ((0.2, "mean", BLUE, ""), (-0.2, "joint", ORANGE, "/")):
-            drawn = ax.barh(places + shift, rows[column], 0.38, color=colour, hatch=hatch, label=LABELS[column])
+            drawn = ax.barh(positions + shift, rows[column], 0.38, color=colour, hatch=hatch, label=LABELS[column])
             ax.bar_label(drawn, fmt=digits, fontsize=8, padding=2)
-        ax.set_yticks(places, names)
+        ax.set_yticks(positions, names)
         ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
-def gaps(found: pd.DataFrame, label: str) -> Figure:
-    """The lead of one method in points, negative to the left of 0: index (title, row), columns `mean` and `joint`."""
-    titles, names = found.index.unique(0), found.index.unique(1)
+def gaps(scores: pd.DataFrame, label: str) -> Figure:
+    """The lead of a method in points: index (title of the panel, row), columns `mean` and `joint`."""
+    titles, names = scores.index.unique(0), scores.index.unique(1)
     figure, axes = plt.subplots(1, len(titles), figsize=(2.6 * len(titles) + 2.4, 0.42 * len(names) + 1.5),
                                 sharex=True, sharey=True, squeeze=False, layout="constrained")
     for ax, title in zip(axes[0], titles):
         ax.axvline(0, color="black", lw=1)
         for j, column in enumerate(LABELS):
-            ax.plot(found.loc[title].reindex(names)[column], range(len(names)), ls="", label=LABELS[column],
+            ax.plot(scores.loc[title].reindex(names)[column], range(len(names)), ls="", label=LABELS[column],
                     **_style(j))
         ax.set(title=title, xlabel=label)
         ax.grid(axis="y", color=GREY, lw=0.4)
@@ -226,7 +226,7 @@ def gaps(found: pd.DataFrame, label: str) -> Figure:
 # ---------------------------------------------------------------- a drawing
 
 def box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5, style: str = "-") -> None:
-    """A rounded box with a text in it, in data units."""
+    """A rounded box with text, in data units."""
     ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.02,rounding_size=0.12",
                                 fc=colour + "33", ec=colour, lw=1.6, ls=style))
     ax.text(x, y, text, ha="center", va="center", fontsize=11)
@@ -238,7 +238,7 @@ def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> Non
 
 
 def layer_diagram() -> Figure:
-    """One layer of a SuperNet of two originals, and the plain layer that it folds into."""
+    """One layer of a SuperNet with two originals, and the plain layer that it folds into."""
     figure, ax = plt.subplots(figsize=(9.6, 2.9), layout="constrained")
     ax.set(xlim=(-0.5, 13.6), ylim=(-0.15, 3.2))
     ax.axis("off")

@@ -28,9 +28,9 @@ def summary(records: Sequence[dict], by: str = "images") -> pd.DataFrame:
     rows = frame(records)
     rows["method"] = rows["method"].str.split(" @ ").str[0]
     groups = rows.groupby(["method", by])
-    found = groups[["mean", "joint", "seconds", "trained", "training_steps"]].mean()
-    found = found.join(groups[["mean", "joint"]].std().add_suffix("_std")).assign(cells=groups.size())
-    return pd.concat([found.loc[[method]] for method in rows["method"].unique()])  # in the records' order
+    means = groups[["mean", "joint", "seconds", "trained", "training_steps"]].mean()
+    means = means.join(groups[["mean", "joint"]].std().add_suffix("_std")).assign(cells=groups.size())
+    return pd.concat([means.loc[[method]] for method in rows["method"].unique()])  # in the records' order
 
 
 def points(mean: float, deviation: float, sign: str = "") -> str:
@@ -53,20 +53,20 @@ def _side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(groups, axis=1).reindex(cells.index.unique(0))
 
 
-def table(found: pd.DataFrame) -> str:
+def table(means: pd.DataFrame) -> str:
     """A summary in Markdown: accuracies in percent, trained parameters, seconds, number of cells."""
-    scores = {name: [points(*row) for row in found[[column, f"{column}_std"]].to_numpy()]
+    scores = {name: [points(*row) for row in means[[column, f"{column}_std"]].to_numpy()]
               for name, column in (("per task", "mean"), ("joint", "joint"))}
-    methods = found.groupby(level=0)
-    return markdown(_side_by_side(pd.DataFrame(scores, found.index)).assign(
+    methods = means.groupby(level=0)
+    return markdown(_side_by_side(pd.DataFrame(scores, means.index)).assign(
         trained=methods["trained"].mean().map("{:,.0f}".format), s=methods["seconds"].mean().map("{:.0f}".format),
         cells=methods["cells"].sum()))
 
 
-def costs(found: pd.DataFrame) -> str:
+def costs(means: pd.DataFrame) -> str:
     """A summary in Markdown: trained parameters, training steps and seconds."""
     names = {"trained": "trained", "training_steps": "steps", "seconds": "s"}
-    return markdown(_side_by_side(found[list(names)].rename(columns=names).map("{:,.0f}".format)))
+    return markdown(_side_by_side(means[list(names)].rename(columns=names).map("{:,.0f}".format)))
 
 
 def ahead(records: Sequence[dict], method: str, other: str) -> pd.DataFrame:
@@ -113,10 +113,10 @@ def by_task(records: Sequence[dict], methods: Sequence[str]) -> pd.DataFrame:
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     """Write `out`/NAME.md and the figures `out`/NAME-*.png of a benchmark's records. Returns the text."""
     by, label = VARIED.get(name, ("images", "real images a task"))
-    found, drawn = summary(records, by), {}
-    text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(found)}\n"
+    means, drawn = summary(records, by), {}
+    text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
     if name in ("lowdata", *VARIED):
-        drawn[by] = figures.against(found, label, log=by in ("images", "steps"))
+        drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
     if name == "lowdata":
         text += f"\n{comparisons(records, 'FS-Merge', RIVALS)}\n"
         orders = both_orders(records, ("distillation", "FS-Merge, first", "FS-Merge"))
@@ -125,11 +125,12 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         tasks = by_task(records, ("FS-Merge", "FS-Merge, in sequence", "distillation, same time"))
         text += "\nAccuracy on each task after the merge of so many models:\n\n"
         text += f"{markdown(tasks.add_suffix(' models'))}\n"
-        text += f"\nWhat it took:\n\n{costs(found)}\n"
+        text += f"\nWhat it took:\n\n{costs(means)}\n"
         drawn["forgetting"] = figures.panels(tasks, label)
     elif name == "ablation":
-        means = found.groupby(level=0, sort=False).mean()
-        drawn = {"bars": figures.bars(means), "parameters": figures.parameters(means.loc[list(TRAINED)])}
+        over_images = means.groupby(level=0, sort=False).mean()
+        drawn = {"bars": figures.bars(over_images),
+                 "parameters": figures.parameters(over_images.loc[list(TRAINED)])}
     for what, figure in drawn.items():
         write_whole(Path(out) / f"{name}-{what}.png", figures.png(figure))
     write_whole(Path(out) / f"{name}.md", text.encode())

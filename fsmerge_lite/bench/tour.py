@@ -17,7 +17,7 @@ from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration
 from ..tasks.originals import load_originals
-from ..training import train_global
+from ..training import Calibration, train_global
 from . import figures
 from .machine import doctor, pick_device
 from .methods import BATCH, DEPTHS, LR_DISTILL, LR_SUBSPACES, OFF_TASK
@@ -66,11 +66,27 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
         raise ValueError(f"each task once, got {', '.join(names)}")
     start, device = time.perf_counter(), pick_device(device)
     originals = [o.to(device) for o in load_originals(*names)]
-    tasks = [o.task for o in originals]
     net = SuperNet(originals, rank=rank, seed=seed)
     images = calibration(originals, per_task, augmented, seed)
     say(f"originals: {', '.join(names)}, on {device}; {per_task} unlabeled images a task, "
         f"{augmented} augmented copies of each")
+    say(f"trained: distillation {sum(p.numel() for p in originals[0].backbone.parameters()):,} parameters, "
+        f"FS-Merge {sum(p.numel() for p in net.parameters() if p.requires_grad):,}")
+    table, merged, histories = _compare(net, images, steps, seed, progress)
+    tour = Tour(table, merged, fold_error(net, merged, images.images[:64].to(device)), histories,
+                time.perf_counter() - start)
+    write(tour, Path(out), {original.name: original.task.test()[0] for original in originals})
+    say(str(tour))
+    if tour.fold_error >= FOLD_BOUND:
+        raise ArithmeticError(f"the folded model differs from its SuperNet by {tour.fold_error:.1e}")
+    return tour
+
+
+def _compare(net: SuperNet, images: Calibration, steps: int, seed: int, progress: bool | None
+             ) -> tuple[Table, Merged, list[History]]:
+    """Scores of all methods, the merged model, and the training runs of distillation and FS-Merge."""
+    originals = net.originals
+    tasks = [original.task for original in originals]
     table = Table({"originals (k models)": evaluate(ensemble(originals), tasks),
                    "average": evaluate(average(originals), tasks)})
     student = distill(originals, images, steps, LR_DISTILL, BATCH, seed=seed, progress=progress)
@@ -81,15 +97,7 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
                            off_task=OFF_TASK)
     merged = net.fold()
     table["FS-Merge"] = evaluate(merged, tasks)
-    say(f"trained: distillation {sum(p.numel() for p in student.backbone.parameters()):,} parameters, "
-        f"FS-Merge {sum(p.numel() for p in net.parameters() if p.requires_grad):,}")
-    tour = Tour(table, merged, fold_error(net, merged, images.images[:64].to(device)), [student.history, history],
-                time.perf_counter() - start)
-    write(tour, Path(out), {name: task.test()[0] for name, task in zip(names, tasks)})
-    say(str(tour))
-    if tour.fold_error >= FOLD_BOUND:
-        raise ArithmeticError(f"the folded model differs from its SuperNet by {tour.fold_error:.1e}")
-    return tour
+    return table, merged, [student.history, history]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def check(claim: str, holds: bool) -> None:
     """Print ✓ or ✗ and the claim. nbval compares these lines instead of measured numbers."""
-    print("✓" if holds else "✗", claim)
+    print(f"{'✓' if holds else '✗'} {claim}")
 
 
 class Exercise(NamedTuple):
@@ -52,7 +52,7 @@ def test(student: Callable) -> None:
     for message, mistake in exercise.mistakes.items():
         if _difference(result, mistake(*inputs), name) is None:
             problem = message
-    print("not yet:", problem)
+    print(f"not yet: {problem}")
 
 
 test.__test__ = False  # pytest must not collect it

@@ -226,14 +226,14 @@ def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
     by_rank = [r | {"rank": int(r["method"].split(" @ ")[1]),
                     "method": f"{r['method'].split(' @ ')[0]}, {r['images']} images"}
                for r in sorted(records, key=lambda r: r["images"]) if "@" in r["method"]]
-    found, over_ranks = results.summary(main), results.summary(by_rank, "rank")
+    means, over_ranks = results.summary(main), results.summary(by_rank, "rank")
     text = (f"`python recipes/gpu/run.py {recipe['name']}` on {', '.join(sorted({r['device'] for r in records}))}, "
             f"{recipe['precision']}, torch {doctor()['torch']}; architecture {recipe['architecture']}, "
-            f"learning rates {chosen(records, recipe)}\n\n{results.table(found)}\n\n"
+            f"learning rates {chosen(records, recipe)}\n\n{results.table(means)}\n\n"
             f"{results.comparisons(main, 'FS-Merge', results.RIVALS)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
     write_whole(out / f"{name}.md", text.encode())
-    bars = pd.concat({f"{n} images a task": found.xs(n, level="images")
-                      for n in found.index.unique("images").sort_values()})
+    bars = pd.concat({f"{n} images a task": means.xs(n, level="images")
+                      for n in means.index.unique("images").sort_values()})
     write_whole(out / f"{name}-bars.png", figures.png(figures.bar_panels(bars, "%.1f", 8)))
     write_whole(out / f"{name}-ranks.png", figures.png(figures.against(over_ranks, "rank", log=True)))
     return text

@@ -16,6 +16,7 @@ from fsmerge_lite.bench.methods import (
     cell_of,
     distillation,
     fs_merge,
+    in_sequence,
     untrained,
     validation,
     without_images,
@@ -134,7 +135,11 @@ def test_settings_are_all_arguments_of_a_method_as_json():
     assert json.loads(json.dumps(settings)) == settings
     assert settings["method"] == "fs_merge" and settings["depths"] == [1, 2] and settings["inner"] == 3.0
     assert settings["init"] == "subspaces" and settings["into"]["embed_dim"] == 64
-    assert untrained(fsm.align).settings == {"method": "untrained", "make": "align"}
+    assert untrained(fsm.align).settings == {"method": "untrained", "baseline": "align"}
+
+
+def test_settings_of_a_sequence_are_those_of_its_steps():
+    assert in_sequence(fs_merge(rank=4)).settings == {"method": "in_sequence", "step": fs_merge(rank=4).settings}
 
 
 def test_an_edited_method_runs_again(counted, tmp_path):

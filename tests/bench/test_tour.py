@@ -35,7 +35,7 @@ def test_the_table(toured):
 def test_what_is_written(toured):
     found, out, _ = toured
     files = {p.name for p in out.iterdir()}
-    assert files == {"report.html", "merged.safetensors", "merged.json",
+    assert files == {"report.html", "merged.safetensors",
                      "tasks.png", "layer.png", "training.png", "accuracy.png"}
     x = found.merged.names and fsm.task("digits").test()[0][:8]
     for a, b in zip(fsm.load_merged(out / "merged")(x), found.merged(x)):

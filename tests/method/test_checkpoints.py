@@ -89,7 +89,8 @@ def test_a_run_resumes_from_a_start_that_differs_by_rounding_and_signs(models, t
 
 def test_distillation_has_checkpoints_of_its_own(models, tmp_path):
     def run(**change):
-        return fsm.distill(models, small_images(), **{"steps": 3, "batch_size": 4, "checkpoint": tmp_path / "run"} | change)
+        settings = {"steps": 3, "batch_size": 4, "checkpoint": tmp_path / "run"}
+        return fsm.distill(models, small_images(), **settings | change)
     first, again = run(), run()
     assert first.history.loss == again.history.loss
     for change in ({"seed": 1}, {"batch_size": 6}, {"init": "average"}):

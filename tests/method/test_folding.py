@@ -98,7 +98,8 @@ def test_what_happens_to_frozen_weights_after_a_fold_is_seen_by_the_next(change)
         layer.weight1.mul_(3)
         net = copy.deepcopy(net)
     else:
-        net.replace(net.graph.layer("blocks.1.mlp.fc1"), [torch.randn(16, 16).double()] * 2, [torch.randn(8, 8).double()] * 2)
+        merges, unmerges = ([torch.randn(n, n).double()] * 2 for n in (16, 8))
+        net.replace(net.graph.layer("blocks.1.mlp.fc1"), merges, unmerges)
     bound = 1e-4 if x.dtype == torch.float32 else 1e-10
     torch.testing.assert_close(net(x), net(x, unfolded=True), rtol=bound, atol=bound)
 

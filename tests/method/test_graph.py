@@ -31,7 +31,8 @@ def test_every_parameter_is_named_once_and_its_sizes_are_those_of_its_spaces(mak
         assert shapes[vector.name][-1] == (space.unit if vector.role == "per_head" else space.size)
         named.append(vector.name)
     assert sorted(named) == sorted(shapes)
-    assert model(pictures() if graph.residual else torch.randn(2, 12).double()).shape[1] == graph.spaces[graph.output].size
+    x = pictures() if graph.residual else torch.randn(2, 12).double()
+    assert model(x).shape[1] == graph.spaces[graph.output].size
 
 
 def test_a_parameter_that_the_graph_does_not_name_is_refused():
@@ -132,8 +133,7 @@ def test_a_net_that_is_converted_takes_everything_along(make):
     x = pictures(8) if net.graph.residual else torch.randn(8, 12).double()
     depths = list(net.graph.readouts)
     for depth in depths:
-        for features, model in zip(net.original_features(x, [depth])[depth], models):
-            assert features.dtype == torch.float64
+        assert {features.dtype for features in net.original_features(x, [depth])[depth]} == {torch.float64}
     fsm.train_local(net, fsm.Calibration(x, torch.arange(8) % 2), steps=1, batch_size=8)
     assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert all(p.dtype == torch.float32 for model in models for p in model.parameters())  # what was given stays

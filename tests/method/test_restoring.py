@@ -1,4 +1,4 @@
-"""A SuperNet saved half-trained and restored: the same numbers, bit for bit, in every structure and after every start."""
+"""A SuperNet saved half-trained and restored: the same numbers, bit for bit, in every structure, after every start."""
 import copy
 import json
 import subprocess
@@ -90,7 +90,7 @@ def test_the_card_tells_how_it_was_made(tmp_path):
     net.save(tmp_path / "net")
     with safe_open(tmp_path / "net.safetensors", "pt") as opened:
         card = json.loads(opened.metadata()["card"])
-    assert [list(step)[0] for step in card["provenance"]] == ["init", "trained"]
+    assert [next(iter(step)) for step in card["provenance"]] == ["init", "trained"]
     assert card["provenance"][0]["init"] == "subspaces" and card["provenance"][1]["steps"] == 3
 
 

@@ -28,7 +28,7 @@ def set_all(net: fsm.SuperNet, which: int) -> None:
     for module in net.modules():
         if hasattr(module, "merges"):
             for i, m in enumerate(module.merges):
-                m.set_identity() if i == which else m.set_zero()
+                m.set_identity(float(i == which))
         for u in getattr(module, "unmerges", None) or ():
             u.set_identity()
 
@@ -305,8 +305,10 @@ def test_unsupported_variants_are_refused_by_name(options, match):
 def test_unsupported_blocks_are_refused_by_name():
     from timm.layers import SwiGLU
     from timm.models.vision_transformer import ParallelScalingBlock
-    refused(vits([8, 8], mlp_layer=SwiGLU), ValueError, "the MLP of this VisionTransformer is a SwiGLU, SuperNet supports Mlp")
-    refused(vits([8, 8], block_fn=ParallelScalingBlock), ValueError, "the block of this VisionTransformer is a ParallelScalingBlock")
+    refused(vits([8, 8], mlp_layer=SwiGLU), ValueError,
+            "the MLP of this VisionTransformer is a SwiGLU, SuperNet supports Mlp")
+    refused(vits([8, 8], block_fn=ParallelScalingBlock), ValueError,
+            "the block of this VisionTransformer is a ParallelScalingBlock")
 
 
 def test_a_variant_nobody_named_is_refused_all_the_same():

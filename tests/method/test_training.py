@@ -8,8 +8,7 @@ from models_for_tests import mlps, pictures, vits
 
 import fsmerge_lite as fsm
 from fsmerge_lite.fitting import fit
-from fsmerge_lite.training import Calibration
-from fsmerge_lite.training import reconstruction, target_features, until
+from fsmerge_lite.training import Calibration, reconstruction, target_features, until
 
 
 def small_images(n: int = 12, k: int = 2) -> Calibration:
@@ -180,7 +179,7 @@ def test_distillation_starts_where_it_says():
 
 def test_bad_arguments():
     net, images = fsm.SuperNet(vits([8, 8]), rank=2), small_images()
-    with pytest.raises(ValueError, match="steps must be >= 1"):
+    with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
         fsm.train_global(net, images, steps=0)
     with pytest.raises(ValueError, match="lr > 0"):
         fsm.train_global(net, images, lr=-1.0)
