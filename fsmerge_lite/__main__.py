@@ -54,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(write_results(given.name, records, given.out))
         else:
             print(doctor())
-    except (ValueError, TypeError, FileNotFoundError, ArithmeticError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; tour and bench need more: pip install 'fsmerge_lite[bench]'", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError, FileNotFoundError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

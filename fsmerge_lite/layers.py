@@ -282,7 +282,8 @@ def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
                for name, _ in terms[0].named_parameters()}
     parts = functional_call(terms[0], learned, _stacked_frozen(layers))
     tall, wide = (None if part is None else part.movedim(1, 2).flatten(2, 3) for part in (parts.tall, parts.wide))
-    scaled = [part[:, i] for i in range(layers[0].k) for part in parts.scaled]
+    by_original = zip(*(part.unbind(1) for part in parts.scaled))  # (W, D, E) of each
+    scaled = [part for triple in by_original for part in triple]
     weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
     return list(zip(weight, [None] * len(weight) if bias is None else bias))
 

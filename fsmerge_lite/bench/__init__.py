@@ -1,1 +1,1 @@
-"""Benchmarks: every method on the same originals and images, many times over; and the tour, the main job once."""
+"""Benchmarks of all methods on the same originals and images, and the tour."""

@@ -17,7 +17,7 @@ from .alignment import alignment, equal_originals, permuted, undo
 
 
 def alone(originals: Sequence[nn.Module], i: int = 0) -> Merged:
-    """Original i as if it were the merge: its backbone alone behind all k heads, U_out,j = I for every j.
+    """Original i as if it were the merge: its backbone alone before all k heads, U_out,j = I for every j.
 
     It is an end of a `path` (take both ends from one list of originals, so that they have the same heads), and
     the row of a table that says what one original gives on all tasks.

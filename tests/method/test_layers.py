@@ -82,7 +82,7 @@ def operations(m: Structured) -> str:
 @pytest.mark.parametrize("structure", ["diagonal", "diagonal_low_rank"])
 def test_equal_widths_need_no_index(structure):
     found = operations(Structured(9, 9, structure, 2))
-    assert not any(word in found for word in ("index", "pad", "slice", "zeros"))
+    assert not any(word in found for word in ("index", "pad", "zeros"))
     assert "index_copy" in operations(Structured(11, 9, structure, 2))  # the check can fail
 
 

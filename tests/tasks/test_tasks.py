@@ -1,5 +1,6 @@
 """Pictures: deterministic, apart, in range; real folders; calibration images."""
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import fsmerge_lite as fsm
+from fsmerge_lite.tasks import drawing
+from fsmerge_lite.tasks import task as task_module
 from fsmerge_lite.tasks.task import EMBEDDED
 from fsmerge_lite.training import Calibration
 
@@ -147,3 +150,34 @@ def test_real_cifar10_folders():
     assert x.shape == (100, 3, 32, 32) and len(task.classes) == 10
     images = fsm.calibration([task, fsm.task("shapes")], per_task=4, augmented=1)
     assert len(images) == 16
+
+
+def test_kept_test_images_have_a_limit(monkeypatch):
+    drawn = []
+
+    def task(name):
+        def draw(n, generator, split):
+            drawn.append(name)
+            return torch.zeros(n, 3, 8, 8), torch.zeros(n, dtype=torch.long)
+        return fsm.Task(name, ("a",), draw, size=8, test_size=10)
+    one, two, three = map(task, "123")
+    monkeypatch.setattr(task_module, "_test_sets", {})
+    monkeypatch.setattr(task_module, "CACHE_BYTES", 2 * one.test()[0].nbytes)
+    for each in (one, two, one, three, one, two):
+        each.test()
+    assert drawn == ["1", "2", "3", "2"]  # three pushed two out, which was used longest ago
+    assert len(task_module._test_sets) == 2
+
+
+def test_a_folder_tells_how_many_test_images_are_scored(tmp_path):
+    paint_folder(tmp_path / "train", {"cat": 2})
+    paint_folder(tmp_path / "test", {"cat": 5})
+    assert fsm.folder_task(tmp_path).test_size == 5
+    assert len(fsm.folder_task(tmp_path, test_size=3).test()[1]) == 3
+
+
+def test_what_the_embedded_pictures_need_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    drawing.digits.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=r"handwritten digits come with sklearn.*fsmerge_lite\[tasks\]"):
+        fsm.task("digits", 40).sample(1)
