@@ -78,7 +78,7 @@ class Checkpoint:
         if not Path(self.path).is_file():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)  # of whatever machine
             differs = self._differs(state["run"], state["sizes"])
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no checkpoint that can be read ({error!r}); remove it") from None

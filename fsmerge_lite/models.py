@@ -104,7 +104,7 @@ def _normalization(backbone: nn.Module, mean: Sequence[float] | None, std: Seque
 
 
 def read_original(path: str | Path) -> Original:
-    """Read an `Original` from its file. Its task is not made; `original.card` names it.
+    """Read an `Original` from its file, without its task, which `original.card` names.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or it is not whole or not of this format.
@@ -136,7 +136,7 @@ class Merged(nn.Module):
         self.outputs = nn.ParameterList([nn.Parameter(o.detach().clone(), requires_grad=False) for o in outputs])
         self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
         self.names = tuple(names) or tuple(f"model {i + 1}" for i in range(len(heads)))
-        self.history = None  # of the training that made it, where there was one
+        self.history = None  # the `History` of the training that it comes from, if there was one
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The k originals' features, reconstructed: U_out,i f*(x), each (B, d_i)."""

@@ -208,6 +208,6 @@ def _unexplained(moment: Tensor, weight: Tensor, size: int, groups: list[int]) -
 
 def _select(out: int, in_: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Ones at (rows[j], columns[j]) of a matrix (out, in)."""
-    made = torch.zeros(out, in_)
-    made[rows, columns] = 1.0
-    return made
+    matrix = torch.zeros(out, in_)
+    matrix[rows, columns] = 1.0
+    return matrix

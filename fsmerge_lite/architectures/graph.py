@@ -34,8 +34,8 @@ class Space:
         name: such as "features" or "blocks.0.hidden".
         kind: "residual" (a stream that many layers write to), "heads" (inside attention) or "hidden" (between one
             layer and the next).
-        size: how many channels, >= 1.
-        heads: how many equal parts they come in.
+        size: number of channels, >= 1.
+        heads: number of equal parts, one for each head of attention.
         group: spaces of one group have their heads in one order.
         seen: modules whose input holds the space; "" stands for the output of the model.
     """
@@ -211,10 +211,10 @@ def layer_class(name: str) -> type[nn.Module]:
     Raises:
         ValueError: neither timm nor torch has such a class.
     """
-    found = getattr(timm.layers, name, None) or getattr(nn, name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    layer = getattr(timm.layers, name, None) or getattr(nn, name, None)
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ValueError(f"no layer {name!r} in timm.layers or torch.nn")
-    return found
+    return layer
 
 
 def describe_activation(act: nn.Module) -> dict:
@@ -233,7 +233,7 @@ def activation(config: dict) -> Callable[[], nn.Module]:
 # ---------------------------------------------------------------- running
 
 class _AllSeen(Exception):
-    """All that was asked for has been seen: the rest of the forward need not run."""
+    """Every module has been seen, so that the rest of the forward need not run."""
 
 
 def inputs_of(model: nn.Module, names: Sequence[str], run: Callable[[], object], stop: bool = False

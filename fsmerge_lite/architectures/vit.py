@@ -201,13 +201,13 @@ def _ratio(hidden: int, dim: int) -> float:
 
 
 def _check_classes(model: VisionTransformer) -> None:
-    """Name what of timm's VisionTransformer is not supported and could not be described."""
-    found = [("the patch embedding", model.patch_embed, PatchEmbed)]
+    """Refuse by name what `describe` could not write down."""
+    parts = [("the patch embedding", model.patch_embed, PatchEmbed)]
     for block in model.blocks:
-        found.append(("the block", block, Block))
+        parts.append(("the block", block, Block))
         if type(block) is Block:
-            found += [("the attention", block.attn, Attention), ("the MLP", block.mlp, Mlp)]
-    for what, module, supported in found:
+            parts += [("the attention", block.attn, Attention), ("the MLP", block.mlp, Mlp)]
+    for what, module, supported in parts:
         if type(module) is not supported:
             raise ValueError(f"{what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
                              f"{supported.__name__}")

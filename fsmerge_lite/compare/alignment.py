@@ -1,7 +1,7 @@
 """The permutation symmetries of a model: putting its channels, heads and hidden units into another one's order.
 
 A model whose channels change places, with the weights on both of their sides, is the same function. A permutation of
-one of the model's spaces (see `architectures.graph`) is an index p (n,): channel p[a] comes to stand at place a.
+one of the model's spaces (see `architectures.graph`) is an index p (n,): channel p[a] moves to position a.
 """
 import copy
 from collections.abc import Sequence

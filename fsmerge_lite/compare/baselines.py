@@ -156,9 +156,9 @@ def align(originals: Sequence[nn.Module], images: Calibration, batch_size: int =
         TypeError, ValueError: what cannot be merged, or originals of different widths.
     """
     originals = equal_originals(originals)
-    found = alignment(originals, images, batch_size)
-    merged = average([permuted(original, p) for original, p in zip(originals, found)])
-    return Merged(merged.backbone, [undo(merged.backbone, p) for p in found], [o.head for o in originals],
+    orders = alignment(originals, images, batch_size)
+    merged = average([permuted(original, order) for original, order in zip(originals, orders)])
+    return Merged(merged.backbone, [undo(merged.backbone, order) for order in orders], [o.head for o in originals],
                   merged.names).requires_grad_(False).eval()
 
 
