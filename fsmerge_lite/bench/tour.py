@@ -70,9 +70,9 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
     images = calibration(originals, per_task, augmented, seed)
     say(f"originals: {', '.join(names)}, on {device}; {per_task} unlabeled images a task, "
         f"{augmented} augmented copies of each")
+    table, merged, histories = _compare(net, images, steps, seed, progress)
     say(f"trained: distillation {sum(p.numel() for p in originals[0].backbone.parameters()):,} parameters, "
         f"FS-Merge {sum(p.numel() for p in net.parameters() if p.requires_grad):,}")
-    table, merged, histories = _compare(net, images, steps, seed, progress)
     tour = Tour(table, merged, fold_error(net, merged, images.images[:64].to(device)), histories,
                 time.perf_counter() - start)
     write(tour, Path(out), {original.name: original.task.test()[0] for original in originals})

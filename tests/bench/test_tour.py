@@ -29,6 +29,7 @@ def test_the_table(toured):
     assert rows["average"] < 30
     assert rows["FS-Merge"] > rows["average"] + 20
     assert str(found.table) in said and "folded and SuperNet: equal" in said
+    assert "distillation 467,808 parameters, FS-Merge 774,528" in said  # as in the records of the benchmark
     assert found.fold_error < 1e-4
 
 
