@@ -124,8 +124,8 @@ class SuperLinear(nn.Module):
 class SuperConv2d(SuperLinear):
     """k frozen patch convolutions that read the picture itself, merged by channel; weights (o_i, C, P, P)."""
 
-    def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList, stored: bool = False):
-        super().__init__(layers, merges, stored=stored)
+    def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList, unmerges: None = None, stored: bool = False):
+        super().__init__(layers, merges, unmerges, stored)
         first = layers[0]
         self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
@@ -135,6 +135,9 @@ class SuperConv2d(SuperLinear):
             return F.conv2d(x, *self.as_one(), **self.options)
         return sum(merge(F.conv2d(x, weight, bias, **self.options).movedim(1, -1)).movedim(-1, 1)
                    for (weight, bias), merge in zip(self.frozen(), self.merges))
+
+
+KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d}  # of `graph.Layer`
 
 
 class SuperTokens(nn.Module):

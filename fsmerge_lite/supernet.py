@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .architectures import architecture, build, check_originals, check_same, describe, graph_of
 from .architectures.graph import Layer, Space, Vector, inputs_of, to_device
-from .layers import Folded, SuperConv2d, SuperLinear, SuperTokens, fold_together
+from .layers import KINDS, Folded, SuperTokens, fold_together
 from .matrices import INITS, Merge, Unmerge, scaled_rank
 from .models import Merged, Original, fingerprint, load_file, save_file
 
@@ -103,11 +103,8 @@ class SuperNet(nn.Module):
     def _place(self, layer: Layer, frozen: Sequence[nn.Module], init: str, stored: bool = False) -> None:
         """The SuperNet layer of k frozen layers, with new M and U."""
         merges = self._matrices(Merge, layer.writes[0], len(layer.writes), init)
-        if isinstance(frozen[0], nn.Conv2d):
-            placed = SuperConv2d(frozen, merges, stored)
-        else:
-            unmerges = self._matrices(Unmerge, layer.reads, 1, init) if layer.reads else None
-            placed = SuperLinear(frozen, merges, unmerges, stored)
+        unmerges = self._matrices(Unmerge, layer.reads, 1, init) if layer.reads else None
+        placed = KINDS[layer.kind](frozen, merges, unmerges, stored)
         placed.grad_checkpointing = self.grad_checkpointing
         self.body.set_submodule(layer.name, placed)
 

@@ -8,7 +8,7 @@ An architecture is one file with one subclass of `Architecture`. `vit.py` and `m
 BERT needs nothing more:
 
 - *Token ids.* `check_inputs` asks for integers, and `to_device` moves a batch without turning it into floats. The word
-  table is a layer that reads None, as the patch embedding is: y* = sum_i M_i E_i[ids]. `layers` gets one class for it.
+  table is a layer that reads None, as the patch embedding is: y* = sum_i M_i E_i[ids]. `layers` gets one kind for it.
 - *Attention mask.* A batch is one tensor (B, 2, T), ids and mask. `features` unpacks it for the model's own forward.
 - *Separate q, k, v.* Three layers read the residual stream. Query and key write the space "qk", value writes "v", and
   both are of one `group`, so that their heads stay in one order.
@@ -68,11 +68,13 @@ class Layer:
     """A linear layer that is merged: its module, the space it reads and the spaces its rows write, in their order.
 
     A layer that reads None reads the input of the model itself and has no U. All spaces of `writes` are of one size.
+    Its kind is one of `layers.KINDS`: "linear" or "conv2d".
     """
 
     name: str
     reads: str | None
     writes: tuple[str, ...]
+    kind: str = "linear"
 
 
 @dataclass(frozen=True)

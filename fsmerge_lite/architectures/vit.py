@@ -84,7 +84,7 @@ class ViTs(Architecture):
         """The residual stream; the heads and the hidden units of every block."""
         blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
         spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, seen=(*blocks, "norm"))}
-        layers = [Layer("patch_embed.proj", None, (STREAM,))]
+        layers = [Layer("patch_embed.proj", None, (STREAM,), "conv2d")]
         for name, block in zip(blocks, model.blocks):
             qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"
             attn, mlp, heads = f"{name}.attn", f"{name}.mlp", block.attn.num_heads

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..architectures.vit import vit
 from ..compare.evaluation import evaluate
 from ..fitting import Checkpoint, fit
-from ..models import Original, read_original
+from ..models import Original, feature_size, read_original
 from .drawing import SIZE, jitter
 from .task import EMBEDDED, Task, task
 
@@ -94,8 +94,8 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = vit(**config["architecture"])
-        broad = nn.Linear(backbone.embed_dim, sum(len(t.classes) for t in mixture))
-        head = nn.Linear(backbone.embed_dim, len(own.classes))
+        broad = nn.Linear(feature_size(backbone), sum(len(t.classes) for t in mixture))
+        head = nn.Linear(feature_size(backbone), len(own.classes))
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
         model = nn.Sequential(backbone, classifier).train().to(device)
         settings = dict(config[phase])
