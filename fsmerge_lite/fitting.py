@@ -164,7 +164,9 @@ def _step(loss: Callable[[], Tensor], trained: Sequence[Tensor], optimizer: torc
     optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
     with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
         value = loss()
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(trained, 1.0)
-    optimizer.step()
-    return value.item()
+    number = value.item()
+    if math.isfinite(number):  # otherwise `fit` raises, and nothing is damaged
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+    return number

@@ -66,6 +66,10 @@ class SuperLinear(nn.Module):
             return None
         return *kinds, layers[0].bias is None
 
+    def __getstate__(self) -> dict:
+        """For copies and pickles: tensors are counted anew there, so that stacks cannot be compared."""
+        return {**self.__dict__, "stacks": ((), (), ())}
+
     def frozen(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The originals' (W_i, b_i)."""
         return ((getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self.k))

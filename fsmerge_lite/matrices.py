@@ -68,7 +68,7 @@ class Structured(nn.Module):
 
     @torch.no_grad()
     def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
-        """S = scale * I. A low rank alone holds the first r ones of I. S = 0 has a gradient to leave it by."""
+        """S = scale * I. A low rank alone holds the first r ones of I. B is random, so that A has a gradient."""
         rows, cols = self.ones
         if self.D is not None:
             self.D.fill_(scale)

@@ -60,7 +60,7 @@ class Original(nn.Module):
         self.mean, self.std = _normalization(backbone, mean, std)
         if (self.mean, self.std) != (HALF, HALF):
             self.backbone = known.absorb_normalization(self.backbone, self.mean, self.std)
-        if hasattr(self.backbone, "pretrained_cfg"):  # what the copy reads from now on
+        if getattr(self.backbone, "pretrained_cfg", None):  # what the copy reads from now on
             self.backbone.pretrained_cfg = {**self.backbone.pretrained_cfg, "mean": HALF, "std": HALF}
         self.name, self.task, self.card = name, task, {}
         self.requires_grad_(False)
@@ -136,7 +136,7 @@ class Merged(nn.Module):
         self.outputs = nn.ParameterList([nn.Parameter(o.detach().clone(), requires_grad=False) for o in outputs])
         self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
         self.names = tuple(names) or tuple(f"model {i + 1}" for i in range(len(heads)))
-        self.history = None  # the `History` of the training that it comes from, if there was one
+        self.history = None  # set by `distill`: the `History` of its training
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The k originals' features, reconstructed: U_out,i f*(x), each (B, d_i)."""

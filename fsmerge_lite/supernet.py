@@ -75,7 +75,7 @@ class SuperNet(nn.Module):
         """A fresh model of the architecture asked for, if original 1 differs from it in nothing but widths."""
         config = describe(getattr(into, "backbone", into))
         check_same(config, describe(self.backbones[0]), "into")
-        return build(config).to(next(self.backbones[0].parameters()))
+        return build(config).to(next(self.backbones[0].parameters())).requires_grad_(False)
 
     def _set_norms(self) -> None:
         """The merged model's norms: original 1's, or the average of all where they have one width."""
@@ -253,7 +253,7 @@ class SuperNet(nn.Module):
         names = [name for o in self.originals for name in o.names]
         heads = [head for o in self.originals for head in o.heads]
         merged = Merged(backbone, outputs, heads, [name or f"model {i}" for i, name in enumerate(names, 1)])
-        return merged.to(like.device).requires_grad_(False).eval()
+        return merged.to(like).requires_grad_(False).eval()
 
     def backbone(self, x: Tensor, unfolded: bool = False) -> Tensor:
         """The merged model's own features f*(x), (B, d*)."""
@@ -340,6 +340,6 @@ def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
     net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"])
     if net.hashes() != card["originals"]:
         raise ValueError(f"{path} is a SuperNet of other originals, or of these in another order")
-    net.restore(state)
+    net.to(next(iter(state.values())).dtype).restore(state)
     net.provenance = card["provenance"]
     return net

@@ -232,7 +232,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
     At depth d: min || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, over what stands between the readout before and this
     one: the block's M and inner U, its norms, and the readout (norm and U) itself; the next block starts from there.
     A ViT's block reads the merged stream that the trained blocks before it make. An MLP's layer reads the originals'
-    true features, so that its layers do not depend on each other.
+    true features, so that its layers do not depend on each other, unless a start has replaced the frozen weights.
 
     Args:
         net, images, lr, batch_size, seed, optimisation: as for `train_global`.

@@ -211,6 +211,9 @@ def _check_classes(model: VisionTransformer) -> None:
         if type(module) is not supported:
             raise ValueError(f"{what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
                              f"{supported.__name__}")
+    if model.grad_checkpointing:
+        raise ValueError("this VisionTransformer has gradient checkpointing on, which would recompute the blocks of a "
+                         "SuperNet without M and U; call set_grad_checkpointing(False) on it")
     if model.global_pool not in ("token", "avg", "max", "avgmax"):
         raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports "
                          "'token', 'avg', 'max' and 'avgmax'")

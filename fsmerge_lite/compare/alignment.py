@@ -69,7 +69,7 @@ def permuted(original: nn.Module, permutations: Permutations) -> Original:
         reorder(vector.name, -1, index[:space.unit] % space.unit if vector.role == "per_head" else index)
     moved = Original(backbone, _with_columns_undone(original.head, backbone, permutations), original.name,
                      original.task)
-    moved.card = dict(original.card)
+    moved.card, moved.mean, moved.std = dict(original.card), original.mean, original.std
     return moved.train(backbone.training)
 
 
@@ -115,7 +115,7 @@ def alignment(originals: Sequence[nn.Module], images: Calibration, batch_size: i
         batch_size: images at a time.
 
     Returns:
-        k dicts for `permuted`; the first, of an original that stays as it is, is empty.
+        k dicts for `permuted`; the first is empty, because original 1 stays as it is.
 
     Raises:
         TypeError, ValueError: what cannot be merged, or originals of different widths.

@@ -208,6 +208,10 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
     if init not in ("first", "average"):
         raise ValueError(f"init must be 'first' or 'average', got {init!r}")
     net = SuperNet(originals, structure="diagonal", init=init)
+    for i, original in enumerate(net.originals, 1):
+        if len(original.heads) != 1:
+            raise ValueError(f"original {i} is a merge of {len(original.heads)}, distillation takes originals of one "
+                             "task; SuperNet can merge it further")
     student = net.fold()
     parameters = list(student.backbone.requires_grad_(True).parameters())
     targets = target_features(net.originals, images, parameters[0])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..architectures.graph import to_device
+
 
 class Task(Protocol):
     """What is scored: labelled test images with a name."""
@@ -74,7 +76,7 @@ def logits(model: Callable[[Tensor], Tensor | list[Tensor]], images: Tensor, bat
     like = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     batches = []
     for batch in images.split(batch_size):
-        out = model(batch if like is None else batch.to(like.device, like.dtype))
+        out = model(batch if like is None else to_device(batch, like))
         batches.append([out] if isinstance(out, Tensor) else out)
     return [torch.cat([batch[i] for batch in batches]).float().cpu() for i in range(len(batches[0]))]
 

@@ -151,3 +151,50 @@ def test_the_start_adds_up_in_double():
     rows = hidden[0].flatten(0, 1).double()
     torch.testing.assert_close(moment, rows.T @ rows / len(rows), rtol=1e-6, atol=1e-9)
     assert moment.dtype == torch.float64
+
+
+# ---------------------------------------------------------------- copies, types and flags
+
+def test_a_copy_folds_its_own_weights():
+    models, x = vits([8, 8], depth=3), pictures()
+    images = fsm.Calibration(pictures(8), torch.arange(8) % 2)
+    net = fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images)
+    other = {name: 2 * p for name, p in net.state_dict().items()}
+    for state in (other, net.state_dict()):
+        net.load_state_dict(state)
+    net(x)
+    twin = copy.deepcopy(net)
+    twin.load_state_dict(other)
+    torch.testing.assert_close(twin(x), twin(x, unfolded=True), rtol=1e-8, atol=1e-8)
+
+
+def test_scales_are_never_learned(tmp_path):
+    models = vits([8, 8], init_values=0.3)
+    net = fsm.SuperNet(models, rank=2)
+    net.save(tmp_path / "net")
+    for other in (fsm.SuperNet(models, rank=2, into=models[0]), fsm.load_supernet(tmp_path / "net", models)):
+        assert [n for n, p in other.named_parameters() if p.requires_grad] == [
+            n for n, p in net.named_parameters() if p.requires_grad]
+        assert not any(p.requires_grad for n, p in other.named_parameters() if "gamma" in n)
+
+
+def test_a_converted_net_folds_with_its_heads_and_comes_back_in_its_type(tmp_path):
+    originals = [fsm.Original(model, nn.Linear(8, 3)) for model in vits([8, 8], torch.float32)]
+    net, x = fsm.SuperNet(originals, rank=2).double(), pictures()
+    assert net.fold()(x)[0].dtype == torch.float64
+    net.save(tmp_path / "net")
+    assert all(torch.equal(p, q) for p, q in zip(net(x), fsm.load_supernet(tmp_path / "net", originals)(x)))
+
+
+def test_timms_gradient_checkpointing_is_refused():
+    a, b = vits([8, 8])
+    b.set_grad_checkpointing(True)
+    with pytest.raises(ValueError, match="gradient checkpointing on"):
+        fsm.SuperNet([a, b], rank=2)
+
+
+def test_distillation_takes_originals_of_one_task():
+    a, b, c = vits([8, 8, 8])
+    with pytest.raises(ValueError, match="original 1 is a merge of 2"):
+        images = fsm.Calibration(pictures(4), torch.arange(4) % 2)
+        fsm.distill([fsm.SuperNet([a, b], rank=2).fold(), c], images, steps=1)
