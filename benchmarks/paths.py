@@ -11,7 +11,7 @@ from pathlib import Path
 import fsmerge_lite as fsm
 from fsmerge_lite.bench import figures
 from fsmerge_lite.bench.methods import LR_DISTILL, LR_FIRST, Cell, fs_merge
-from fsmerge_lite.models import write_whole
+from fsmerge_lite.engine.files import write_whole
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import fsmerge_lite as fsm
 from fsmerge_lite.bench.methods import BATCH, DEPTHS, LR_FIRST, LR_SUBSPACES, OFF_TASK, Cell
 from fsmerge_lite.compare.evaluation import logits
-from fsmerge_lite.models import write_whole
+from fsmerge_lite.engine.files import write_whole
 
 RANKS = (None, 1, 2, 4, 8, 12, 16, 24, 32)  # None: diagonal alone
 SHOWN = 12  # test images a task whose predictions are kept

@@ -26,8 +26,8 @@ from tqdm import tqdm
 import fsmerge_lite as fsm
 from fsmerge_lite.bench import figures
 from fsmerge_lite.bench.machine import pick_device
-from fsmerge_lite.fitting import fit
-from fsmerge_lite.models import write_whole
+from fsmerge_lite.engine.files import write_whole
+from fsmerge_lite.engine.fitting import fit
 from fsmerge_lite.training import Calibration, reconstruction
 
 VITS = {"tiny": {"dim": 96, "depth": 4, "num_heads": 4, "patch_size": 8, "img_size": 32},

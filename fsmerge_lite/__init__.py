@@ -15,7 +15,7 @@ from .bench.machine import doctor
 from .compare.alignment import alignment, permuted
 from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp
 from .compare.evaluation import Path, Scores, Table, evaluate, path
-from .fitting import History
+from .engine.fitting import History
 from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .matrices import Merge, Unmerge
 from .models import Merged, Original, load_merged

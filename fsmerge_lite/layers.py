@@ -38,37 +38,23 @@ class SuperLinear(nn.Module):
         stored: whether the frozen weights belong into `state_dict`, because they are no longer the originals'.
     """
 
-    # Gives W* and b* for the forward: `fold`, or what was folded already. None: run unfolded.
-    as_one: Callable[[], Folded] | None = None
-    # Whether a W* that is folded in the forward is recomputed in the backward rather than kept.
-    grad_checkpointing = False
-    # What `fold_together` keeps: frozen tensors, their versions, and their stacks.
-    stacks: tuple = ((), (), ())
-    # What the k frozen layers read instead of U_i x*, each (..., d_i).
-    given: Sequence[Tensor] | None = None
+    as_one: Callable[[], Folded] | None = None  # gives W* and b* for the forward; None: run unfolded
+    recomputed = False  # whether a W* that is folded in the forward is made again in the backward, not kept
+    given: Sequence[Tensor] | None = None  # what the k frozen layers read instead of U_i x*, each (..., d_i)
 
     def __init__(self, layers: Sequence[nn.Module], merges: nn.ModuleList, unmerges: nn.ModuleList | None = None,
                  stored: bool = False):
         super().__init__()
         self.merges, self.unmerges, self.k = merges, unmerges, len(layers)
-        self.kind = self._kind(layers)
         # In a tuple, because their parameters are those of M and U.
         self.terms = tuple(Term(*pair) for pair in zip(merges, unmerges or ()))
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=stored)
-            bias = None if layer.bias is None else layer.bias.detach()
-            self.register_buffer(f"bias{i}", bias, persistent=stored)
-
-    def _kind(self, layers: Sequence[nn.Module]) -> tuple | None:
-        """Layers of one kind can be folded together. None: large layers, dense M, no U, originals that differ."""
-        kinds = {(merge.kind, unmerge.kind) for merge, unmerge in zip(self.merges, self.unmerges or ())}
-        if len(kinds) != 1 or self.merges[0].S is not None or layers[0].weight.numel() > STACKED:
-            return None
-        return *kinds, layers[0].bias is None
-
-    def __getstate__(self) -> dict:
-        """For copies and pickles: tensors are counted anew there, so that stacks cannot be compared."""
-        return {**self.__dict__, "stacks": ((), (), ())}
+            self.register_buffer(f"bias{i}", None if layer.bias is None else layer.bias.detach(), persistent=stored)
+        # Layers of one kind can be folded together. None: large layers, dense M, no U, originals that differ.
+        kinds = {(term.merge.kind, term.unmerge.kind, layer.bias is None) for term, layer in zip(self.terms, layers)}
+        alone = len(kinds) != 1 or merges[0].S is not None or self.weight0.numel() > STACKED
+        self.kind = None if alone else kinds.pop()
 
     def frozen(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The originals' (W_i, b_i)."""
@@ -78,50 +64,42 @@ class SuperLinear(nn.Module):
         """U_i x* for every i: what each frozen layer reads."""
         return [x] * self.k if self.unmerges is None else [unmerge(x) for unmerge in self.unmerges]
 
-    def set_readouts(self, readouts: Sequence[Tensor] | None) -> None:
-        """Note the U0_i (d_i, d*) that the frozen weights hold already, so that `reads` can tell."""
-        for i, readout in enumerate(readouts or ()):
-            self.register_buffer(f"readout{i}", readout)
-
     def reads(self, x: Tensor) -> list[Tensor]:
-        """What each original's own layer would read: U_i x*, or U0_i U_i x* where W_i stands for W_i U0_i."""
-        inputs = self.unmerged(x)
-        if not hasattr(self, "readout0"):
-            return inputs
-        return [F.linear(u, getattr(self, f"readout{i}")) for i, u in enumerate(inputs)]
+        """What each original's own layer would read: U_i x*, or U0_i U_i x* where W_i stands for W_i U0_i already."""
+        readouts = [getattr(self, f"readout{i}", None) for i in range(self.k)]
+        return [u if readout is None else F.linear(u, readout) for u, readout in zip(self.unmerged(x), readouts)]
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer, unfolded as the paper draws it or as the one layer it folds to. x (..., d*), gives (..., o*)."""
-        if self.given is not None:
-            return self.merged(self.given)
-        if self.as_one is None:
-            return self.merged(self.unmerged(x))
-        if self.grad_checkpointing and self.as_one == self.fold:
-            return checkpoint(lambda x: F.linear(x, *self.fold()), x, use_reentrant=False, preserve_rng_state=False)
-        return F.linear(x, *self.as_one())
+        if self.as_one is None or self.given is not None:
+            return self.merged(self.given or self.unmerged(x))
+        fold = self.as_one
+        if self.recomputed:
+            return checkpoint(lambda x: self.plain(x, *fold()), x, use_reentrant=False, preserve_rng_state=False)
+        return self.plain(x, *fold())
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A plain layer of this kind, of any weights."""
+        return F.linear(x, weight, bias)
 
     def merged(self, inputs: Sequence[Tensor]) -> Tensor:
         """sum_i M_i (W_i u_i + b_i) for what the k frozen layers read, u_i (..., d_i). Gives (..., o*)."""
-        return sum(merge(F.linear(u, weight, bias)) for u, (weight, bias), merge
-                   in zip(inputs, self.frozen(), self.merges))
+        return sum(merge(self.plain(u, *frozen)) for merge, u, frozen in zip(self.merges, inputs, self.frozen()))
 
     def fold(self) -> Folded:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
         if self.unmerges is not None and self.merges[0].S is None:
-            return total([term(weight, bias) for term, (weight, bias) in zip(self.terms, self.frozen())])
+            return total([term(*frozen) for term, frozen in zip(self.terms, self.frozen())])
         return self._fold_dense()
 
     def _fold_dense(self) -> Folded:
         """The fold where M is dense or there is no U. The bias is one more column that M takes along."""
-        weights, biases = zip(*self.frozen())
-        if self.unmerges is None:
-            read = [weight.flatten(1) for weight in weights]
-        else:
-            read = [unmerge.right(weight) for weight, unmerge in zip(weights, self.unmerges)]
-        if biases[0] is not None:
-            read = [torch.cat([w, b[:, None]], 1) for w, b in zip(read, biases)]
-        folded = sum(merge.left(w) for merge, w in zip(self.merges, read))
-        weight, bias = (folded, None) if biases[0] is None else (folded[:, :-1], folded[:, -1])
+        folded = 0
+        for merge, unmerge, (weight, bias) in zip(self.merges, self.unmerges or [None] * self.k, self.frozen()):
+            read = weight.flatten(1) if unmerge is None else unmerge.right(weight)
+            folded = folded + merge.left(read if bias is None else torch.cat([read, bias[:, None]], 1))
+        bias = None if self.bias0 is None else folded[:, -1]
+        weight = folded if bias is None else folded[:, :-1]
         return weight.unflatten(1, self.weight0.shape[1:]) if self.unmerges is None else weight, bias
 
 
@@ -133,12 +111,14 @@ class SuperConv2d(SuperLinear):
         first = layers[0]
         self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W), gives (B, o*, H / P, W / P)."""
-        if self.as_one:
-            return F.conv2d(x, *self.as_one(), **self.options)
-        return sum(merge(F.conv2d(x, weight, bias, **self.options).movedim(1, -1)).movedim(-1, 1)
-                   for (weight, bias), merge in zip(self.frozen(), self.merges))
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (B, C, H, W), gives (B, o, H / P, W / P)."""
+        return F.conv2d(x, weight, bias, **self.options)
+
+    def merged(self, inputs: Sequence[Tensor]) -> Tensor:
+        """As in `SuperLinear`, with the channels in the second place."""
+        return sum(merge(self.plain(u, *frozen).movedim(1, -1)).movedim(-1, 1)
+                   for merge, u, frozen in zip(self.merges, inputs, self.frozen()))
 
 
 KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d}  # of `graph.Layer`
@@ -160,9 +140,7 @@ class SuperTokens(nn.Module):
         for i, own in enumerate(zip(*tokens.values())):
             self.register_buffer(f"rows{i}", torch.cat([t.detach().flatten(0, -2) for t in own]), persistent=stored)
 
-    @property
-    def merges(self) -> nn.ModuleList:
-        return self._merges[0]
+    merges = property(lambda self: self._merges[0])
 
     def forward(self) -> dict[str, Tensor]:
         """name -> t*."""
@@ -175,8 +153,6 @@ class SuperTokens(nn.Module):
         parts = rows.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.unflatten(0, shape) for (name, shape), part in zip(self.shapes.items(), parts)}
 
-
-# ---------------------------------------------------------------- the fold of M, W and U in parts
 
 class Parts(NamedTuple):
     """M W U = tall^T wide + D W E, and M b: what one original adds to a layer, or several of them together."""
@@ -234,17 +210,15 @@ class Term(nn.Module):
                 put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Side by side in the rank; what is None has no low rank."""
-    there = [part for part in parts if part is not None]
-    if not there:
-        return None
-    return torch.cat(there, -2) if len(there) > 1 else there[0]
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    """Side by side in the rank; None where there is no low rank."""
+    return torch.cat(parts, -2) if len(parts) > 1 else next(iter(parts), None)
 
 
 def total(terms: Sequence[Parts]) -> Folded:
     """W* and b* of the originals: their low-rank products stand side by side in one product."""
-    tall, wide = _joined([term.tall for term in terms]), _joined([term.wide for term in terms])
+    tall = _joined([term.tall for term in terms if term.tall is not None])
+    wide = _joined([term.wide for term in terms if term.wide is not None])
     product = None if tall is None else (tall.mT @ wide).flatten(-3, -2)
     scaled = [part for term in terms for part in term.scaled]
     weight = AddScaled.apply(product, *scaled) if scaled else product
@@ -280,35 +254,16 @@ class AddScaled(torch.autograd.Function):
         return grad if ctx.needs_input_grad[0] else None, *grads
 
 
-# ---------------------------------------------------------------- several layers at once
-
 def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
     """`SuperLinear.fold` of layers of one `kind`: a few large products, not many small ones."""
+    def stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:  # (layers, originals, ...)
+        return None if tensors[0] is None else torch.stack(tensors).unflatten(0, (len(layers), -1))
     terms = [term for layer in layers for term in layer.terms]
-    learned = {name: _stacked([term.get_parameter(name) for term in terms], len(layers))
-               for name, _ in terms[0].named_parameters()}
-    parts = functional_call(terms[0], learned, _stacked_frozen(layers))
+    learned = {name: stacked([term.get_parameter(name) for term in terms]) for name, _ in terms[0].named_parameters()}
+    frozen = zip(*(pair for layer in layers for pair in layer.frozen()))
+    parts = functional_call(terms[0], learned, tuple(map(stacked, frozen)))
     tall, wide = (None if part is None else part.movedim(1, 2).flatten(2, 3) for part in (parts.tall, parts.wide))
     by_original = zip(*(part.unbind(1) for part in parts.scaled))  # (W, D, E) of each
     scaled = [part for triple in by_original for part in triple]
     weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
     return list(zip(weight, [None] * len(weight) if bias is None else bias))
-
-
-def _stacked(tensors: Sequence[Tensor], layers: int) -> Tensor:
-    """(layers, originals, ...)."""
-    return torch.stack(tensors).unflatten(0, (layers, -1))
-
-
-def _stacked_frozen(layers: Sequence[SuperLinear]) -> Folded:
-    """The frozen weights and biases, stacked; kept at the first layer until one of them is changed or exchanged."""
-    weights, biases = zip(*(pair for layer in layers for pair in layer.frozen()))
-    tensors = [tensor for tensor in (*weights, *biases) if tensor is not None]
-    versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
-    kept, kept_versions, stacks = layers[0].stacks
-    same = len(kept) == len(tensors) and all(a is b for a, b in zip(kept, tensors))
-    if not same or versions != kept_versions or None in versions:
-        with torch.inference_mode(False):  # training goes on with them
-            stacks = _stacked(weights, len(layers)), None if biases[0] is None else _stacked(biases, len(layers))
-        layers[0].stacks = tensors, versions, stacks
-    return stacks

@@ -16,15 +16,11 @@ class Structured(nn.Module):
     block-diagonal, one S a block (Merge after qkv: M_q, M_k, M_v; paper, appendix B).
 
     Args:
-        out_features: rows of a block, >= 1.
-        in_features: columns of a block, >= 1.
-        structure: one of `STRUCTURES`.
-        rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in); ignored by diagonal and full.
+        out_features, in_features: rows and columns of a block, >= 1.
+        structure: one of `STRUCTURES`; another one raises ValueError.
+        rank: r of A (out, r) and B (r, in), 1 <= r <= min(out, in), or ValueError; ignored by diagonal and full.
         blocks: how many blocks, >= 1.
         ones: indices (rows, cols), each (n,): where the identity has its ones, the same in every block.
-
-    Raises:
-        ValueError: an unknown structure, or a rank outside its range.
     """
 
     def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
@@ -32,44 +28,31 @@ class Structured(nn.Module):
         super().__init__()
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
-        width = min(out_features, in_features)
-        low_rank = "low_rank" in structure
+        width, low_rank = min(out_features, in_features), "low_rank" in structure
         if low_rank and not 1 <= rank <= width:
             raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
         self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
         self.structure, self.rank = structure, rank if low_rank else None
-        self.D = self.A = self.B = self.S = None
-        self._set_ones(ones, width)
-        if "diagonal" in structure:
-            self.D = nn.Parameter(torch.zeros(blocks, len(self.ones[0])))
-        if low_rank:
-            self.A = nn.Parameter(torch.zeros(blocks, out_features, rank))
-            self.B = nn.Parameter(torch.zeros(blocks, rank, in_features))
-        if structure == "full":
-            self.S = nn.Parameter(torch.zeros(blocks, out_features, in_features))
-
-    def _set_ones(self, ones: tuple[Tensor, Tensor] | None, width: int) -> None:
         n = torch.arange(width)
         rows, cols = ones or (n, n)
-        square = self.out_features == self.in_features and torch.equal(rows, n) and torch.equal(cols, n)
-        index = None if square else (tuple(rows.tolist()), tuple(cols.tolist()))
+        if out_features == in_features and torch.equal(rows, n) and torch.equal(cols, n):
+            rows = cols = None  # D needs no index
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("cols", cols, persistent=False)
+        index = None if rows is None else (tuple(rows.tolist()), tuple(cols.tolist()))
         # What two matrices must share for their parts to be stacked.
-        self.kind = self.out_features, self.in_features, self.blocks, self.structure, self.rank, index
-        self.register_buffer("rows", None if square else rows, persistent=False)  # None: D needs no index
-        self.register_buffer("cols", None if square else cols, persistent=False)
+        self.kind = out_features, in_features, blocks, structure, self.rank, index
 
-    @property
-    def ones(self) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the ones of the identity."""
-        if self.rows is not None:
-            return self.rows, self.cols
-        n = torch.arange(self.out_features)
-        return n, n
+        def part(there: bool, *shape: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(blocks, *shape)) if there else None
+        self.D = part("diagonal" in structure, width if rows is None else len(rows))
+        self.A, self.B = part(low_rank, out_features, rank), part(low_rank, rank, in_features)
+        self.S = part(structure == "full", out_features, in_features)
 
     @torch.no_grad()
     def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
         """S = scale * I. A low rank alone holds the first r ones of I. B is random, so that A has a gradient."""
-        rows, cols = self.ones
+        rows, cols = (torch.arange(self.out_features),) * 2 if self.rows is None else (self.rows, self.cols)
         if self.D is not None:
             self.D.fill_(scale)
         if self.S is not None:
@@ -102,12 +85,8 @@ class Structured(nn.Module):
         """W S for a weight (..., n, out), one block: what Unmerge does to a layer's input side. Gives (..., n, in)."""
         if self.S is not None:
             return weight @ self.S.squeeze(-3)
-        folded = 0
-        if self.A is not None:
-            folded = (weight @ self.A.squeeze(-3)) @ self.B.squeeze(-3)
-        if self.D is not None:
-            folded = folded + self.scaled(weight)
-        return folded
+        folded = 0 if self.A is None else (weight @ self.A.squeeze(-3)) @ self.B.squeeze(-3)
+        return folded if self.D is None else folded + self.scaled(weight)
 
     def scaled(self, weight: Tensor) -> Tensor:
         """W D for a weight (..., n, out), one block. Gives (..., n, in)."""
@@ -122,12 +101,10 @@ class Structured(nn.Module):
         """S x for features as rows (..., blocks, n, in): (S x)^T = x^T S^T. Gives (..., blocks, n, out)."""
         if self.S is not None:
             return x @ self.S.mT
-        y = 0
-        if self.A is not None:
-            y = x @ self.B.mT @ self.A.mT
-        if self.D is not None:
-            y = y + put(take(x, -1, self.cols) * self.D[..., None, :], -1, self.rows, self.out_features)
-        return y
+        y = 0 if self.A is None else x @ self.B.mT @ self.A.mT
+        if self.D is None:
+            return y
+        return y + put(take(x, -1, self.cols) * self.D[..., None, :], -1, self.rows, self.out_features)
 
     def dense(self) -> Tensor:
         """S as one matrix (blocks * out, blocks * in): to look at, and for the output matrices of a fold."""
@@ -158,9 +135,8 @@ class Merge(Structured):
     """M_i (o*, o_i): takes what original i's layer computes into the merged model's features."""
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
-        """Start as original i of k (from 0).
-
-        `first`: I for i = 0, else 0. `average`: I / k. `random`: normal, of size 1 / sqrt(k). `identity`: I.
+        """Start as original i of k (from 0). `first`: I for i = 0, else 0. `average`: I / k. `identity`: I.
+        `random`: normal, of size 1 / sqrt(k).
         """
         if name == "random":
             self.set_random(k ** -0.5, generator)
@@ -173,8 +149,7 @@ class Unmerge(Structured):
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
         """Start as original i of k. `first`, `average` and `identity`: I. `random`: normal, of size 1."""
-        start = self.set_random if name == "random" else self.set_identity
-        start(1.0, generator)
+        (self.set_random if name == "random" else self.set_identity)(1.0, generator)
 
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:

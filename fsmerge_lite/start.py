@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .architectures import build
 from .architectures.graph import Layer, Space, inputs_of, to_device
-from .fitting import hidden_bar
+from .engine.fitting import hidden_bar
 from .supernet import SuperNet
 from .training import Calibration, same_tasks
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import architecture, build, check_originals, check_same, describe, graph_of
-from .architectures.graph import Layer, Space, Vector, inputs_of, to_device
+from .architectures.graph import Layer, Vector, inputs_of, to_device
+from .engine.files import fingerprint, load_file, save_file
 from .layers import KINDS, Folded, SuperTokens, fold_together
 from .matrices import INITS, Merge, Unmerge, scaled_rank
-from .models import Merged, Original, fingerprint, load_file, save_file
+from .models import Merged, Original
 
 
 class SuperNet(nn.Module):
@@ -34,11 +35,10 @@ class SuperNet(nn.Module):
         into: a model of the merged model's widths, by default original 1's; its weights do not matter.
         seed: of the random numbers in M and U. The caller's random numbers go on undisturbed.
 
-    Raises:
-        TypeError, ValueError: what cannot be merged, and why.
+    Raises TypeError or ValueError for what cannot be merged, saying why.
     """
 
-    grad_checkpointing = False
+    grad_checkpointing = False  # whether the W* of large layers are recomputed in the backward
 
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
                  init: str = "first", into: nn.Module | None = None, seed: int = 0):
@@ -53,16 +53,18 @@ class SuperNet(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
         self.architecture = architecture(self.originals[0].backbone)
         self.backbones = tuple(self.architecture.absorb_scales(o.backbone) for o in self.originals)
-        self.body = copy.deepcopy(self.backbones[0]) if into is None else self._template(into)
-        self.config, self.graph = describe(self.body), graph_of(self.body)
-        self.graphs = [graph_of(backbone) for backbone in self.backbones]
+        first = self.backbones[0]
+        self.config = describe(first if into is None else getattr(into, "backbone", into))
+        check_same(self.config, describe(first), "into")
+        self.body = build(self.config).to(next(first.parameters())).requires_grad_(False)
+        self.graph, self.graphs = graph_of(self.body), [graph_of(backbone) for backbone in self.backbones]
         width = min(graph.narrowest for graph in (self.graph, *self.graphs))
         if "low_rank" in structure and not 1 <= rank <= width:
             raise ValueError(f"rank must lie between 1 and the width {width}, got {rank} "
                              "(the narrowest of the originals and of the merged model counts)")
-        frozen = [self.architecture.resized(backbone, self.body) for backbone in self.backbones]
         self.norms = [vector.name for vector in self.graph.norms]  # the merged model's own: they do not fold
         self._set_norms()
+        frozen = [self.architecture.resized(backbone, self.body) for backbone in self.backbones]
         for layer in self.graph.layers:
             self._place(layer, [backbone.get_submodule(layer.name) for backbone in frozen], init)
         self._place_tokens({v.name: [b.get_parameter(v.name) for b in frozen] for v in self.graph.tokens})
@@ -71,20 +73,13 @@ class SuperNet(nn.Module):
 
     # ------------------------------------------------------------ making it
 
-    def _template(self, into: nn.Module) -> nn.Module:
-        """A fresh model of the architecture asked for, if original 1 differs from it in nothing but widths."""
-        config = describe(getattr(into, "backbone", into))
-        check_same(config, describe(self.backbones[0]), "into")
-        return build(config).to(next(self.backbones[0].parameters())).requires_grad_(False)
-
     def _set_norms(self) -> None:
         """The merged model's norms: original 1's, or the average of all where they have one width."""
         for vector in self.graph.norms:
-            p = self.body.get_parameter(vector.name)
+            p = self.body.get_parameter(vector.name).requires_grad_(True)
             own = [backbone.get_parameter(vector.name).data for backbone in self.backbones]
             average = self.init == "average" and all(o.shape == p.shape for o in own)
             self._start_norm(p.data, torch.stack(own).mean(0) if average else own[0], vector)
-            p.requires_grad_(True)
 
     def _start_norm(self, p: Tensor, own: Tensor, vector: Vector) -> None:
         """Let a wider norm compute what original 1's computes, with its channels at `Space.match`.
@@ -104,9 +99,7 @@ class SuperNet(nn.Module):
         """The SuperNet layer of k frozen layers, with new M and U."""
         merges = self._matrices(Merge, layer.writes[0], len(layer.writes), init)
         unmerges = self._matrices(Unmerge, layer.reads, 1, init) if layer.reads else None
-        placed = KINDS[layer.kind](frozen, merges, unmerges, stored)
-        placed.grad_checkpointing = self.grad_checkpointing
-        self.body.set_submodule(layer.name, placed)
+        self.body.set_submodule(layer.name, KINDS[layer.kind](frozen, merges, unmerges, stored))
 
     def _place_tokens(self, tokens: Mapping[str, Sequence[Tensor]], stored: bool = False) -> None:
         """The k originals' tokens, after the first layer's M."""
@@ -128,8 +121,10 @@ class SuperNet(nn.Module):
         """
         matrices, like, merged = nn.ModuleList(), next(self.backbones[0].parameters()), self.graph.spaces[space]
         for i, graph in enumerate(self.graphs):
-            own = graph.spaces[space]
-            rank = self._rank(own, merged, i)
+            own, rank = graph.spaces[space], self.rank
+            if self.graph.residual and merged.kind == "hidden":  # r, scaled by hidden / dim
+                dim = min(graph.residual.size, self.graph.residual.size)
+                rank = scaled_rank(rank, min(own.size, merged.size), dim)
             own = merged if init == "identity" else own
             out, in_ = (merged, own) if kind is Merge else (own, merged)
             matrix = kind(out.size, in_.size, self.structure, rank, blocks, out.match(in_)).to(like.dtype)
@@ -137,12 +132,41 @@ class SuperNet(nn.Module):
             matrices.append(matrix)
         return matrices.to(like)
 
-    def _rank(self, own: Space, merged: Space, i: int) -> int:
-        """r, scaled by hidden / dim for hidden units beside a residual stream."""
-        if self.graph.residual is None or merged.kind != "hidden":
-            return self.rank
-        dim = min(self.graphs[i].residual.size, self.graph.residual.size)
-        return scaled_rank(self.rank, min(own.size, merged.size), dim)
+    @torch.no_grad()
+    def replace(self, layer: Layer, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
+        """Put M0_i W_i U0_i and M0_i b_i in the place of W_i and b_i of a layer, with M_i and U_i at the identity.
+
+        `merges` are k M0_i (o*, o_i), or (blocks, o* / blocks, o_i / blocks) where M has blocks. `unmerges` are
+        k U0_i (d_i, d*), or None where the layer reads the input itself.
+        """
+        merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
+        own = [backbone.get_submodule(layer.name) for backbone in self.backbones]
+        weights = [(m @ o.weight.to(m).flatten(1)).unflatten(1, o.weight.shape[1:]) for m, o in zip(merges, own)]
+        biases = [None if o.bias is None else m @ o.bias.to(m) for m, o in zip(merges, own)]
+        if unmerges is not None:
+            weights = [weight @ unmerge for weight, unmerge in zip(weights, unmerges)]
+        self._place_stored(layer, weights, biases, unmerges or [None] * len(own))
+        if layer == self.graph.layers[0]:
+            self._place_tokens({v.name: [b.get_parameter(v.name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
+                                for v in self.graph.tokens}, stored=True)
+
+    def _place_stored(self, layer: Layer, weights: Sequence[Tensor], biases: Sequence[Tensor | None],
+                      readouts: Sequence[Tensor | None]) -> None:
+        """The SuperNet layer of these frozen weights, of the merged model's widths, with M and U at the identity."""
+        frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
+        for own, weight, bias in zip(frozen, weights, biases):
+            own.weight, own.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
+        self._place(layer, frozen, "identity", stored=True)
+        for i, readout in enumerate(readouts):
+            self.body.get_submodule(layer.name).register_buffer(f"readout{i}", readout)
+
+    def set_outputs(self, outputs: Sequence[Tensor]) -> None:
+        """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
+        self.outputs = nn.ModuleList(Unmerge(*output.shape, "full").to(output) for output in outputs)
+        for learned, output in zip(self.outputs, outputs):
+            learned.S.data[0] = output
+
+    # ------------------------------------------------------------ folding and running
 
     def train(self, mode: bool = True) -> "SuperNet":
         """Always eval mode: the originals' dropout must not run, because the fold has none."""
@@ -159,46 +183,6 @@ class SuperNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the W* of large layers in the backward rather than keep them: less memory, more time."""
         self.grad_checkpointing = enable
-        for layer in self.graph.layers:
-            self.body.get_submodule(layer.name).grad_checkpointing = enable
-
-    @torch.no_grad()
-    def replace(self, layer: Layer, merges: Sequence[Tensor], unmerges: Sequence[Tensor] | None) -> None:
-        """Put M0_i W_i U0_i and M0_i b_i in the place of W_i and b_i, with M_i and U_i at the identity.
-
-        Args:
-            layer: which layer.
-            merges: k matrices M0_i (o*, o_i), or (blocks, o* / blocks, o_i / blocks) where M has blocks.
-            unmerges: k matrices U0_i (d_i, d*), or None where the layer reads the input itself.
-        """
-        merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
-        own = [backbone.get_submodule(layer.name) for backbone in self.backbones]
-        weights = [(m @ o.weight.to(m).flatten(1)).unflatten(1, o.weight.shape[1:]) for m, o in zip(merges, own)]
-        biases = [None if o.bias is None else m @ o.bias.to(m) for m, o in zip(merges, own)]
-        if unmerges is not None:
-            weights = [weight @ unmerge for weight, unmerge in zip(weights, unmerges)]
-        self._place_stored(layer, weights, biases, unmerges)
-        if layer == self.graph.layers[0]:
-            self._place_tokens({v.name: [b.get_parameter(v.name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
-                                for v in self.graph.tokens}, stored=True)
-
-    def _place_stored(self, layer: Layer, weights: Sequence[Tensor], biases: Sequence[Tensor | None],
-                      readouts: Sequence[Tensor] | None) -> None:
-        """The SuperNet layer of these frozen weights, of the merged model's widths, with M and U at the identity."""
-        frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
-        for own, weight, bias in zip(frozen, weights, biases):
-            own.weight = nn.Parameter(weight)
-            own.bias = None if bias is None else nn.Parameter(bias)
-        self._place(layer, frozen, "identity", stored=True)
-        self.body.get_submodule(layer.name).set_readouts(readouts)
-
-    def set_outputs(self, outputs: Sequence[Tensor]) -> None:
-        """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
-        self.outputs = nn.ModuleList(Unmerge(*output.shape, "full").to(output) for output in outputs)
-        for learned, output in zip(self.outputs, outputs):
-            learned.S.data[0] = output
-
-    # ------------------------------------------------------------ folding and running
 
     def folded(self) -> dict[str, Tensor]:
         """The plain model's state: W* and b* of every layer, tokens and norms; differentiable."""
@@ -220,7 +204,7 @@ class SuperNet(nn.Module):
         for (_, learns), names in groups.items():
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 folded = fold_together([layers[name] for name in names])
-            folds |= {name: partial(_same, pair) for name, pair in zip(names, folded)}
+            folds |= {name: lambda pair=pair: pair for name, pair in zip(names, folded)}
         return folds
 
     @contextmanager
@@ -230,15 +214,16 @@ class SuperNet(nn.Module):
         A large layer folds itself when its turn comes: the gradients with respect to all W* are never there at once.
         """
         folds, tokens = self._folds() if folded else {}, self.tokens()
+        layers = {name: self.body.get_submodule(name) for name in folds}
         try:
             self._set_tokens(tokens)
-            for name, fold in folds.items():
-                self.body.get_submodule(name).as_one = fold
+            for name, layer in layers.items():
+                layer.as_one, layer.recomputed = folds[name], self.grad_checkpointing
             yield
         finally:
             self._set_tokens(dict.fromkeys(tokens))
-            for name in folds:
-                self.body.get_submodule(name).as_one = None
+            for layer in layers.values():
+                layer.as_one = None
 
     @torch.no_grad()
     def fold(self) -> Merged:
@@ -266,31 +251,31 @@ class SuperNet(nn.Module):
         f = self.backbone(x, unfolded or explicit)
         return [output(f) for output in self.outputs]
 
-    def features(self, x: Tensor, depths: Sequence[int], unfolded: bool = False) -> dict[int, list[Tensor]]:
-        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k for each depth."""
-        return self.run(x, depths, unfolded, stop=True)[1]
+    def features(self, x: Tensor, depths: Sequence[int | None], unfolded: bool = False
+                 ) -> dict[int | None, list[Tensor]]:
+        """What each original's next layer would read after `depth` blocks: U_i LN*(x*), a list of k for each depth.
 
-    def run(self, x: Tensor, depths: Sequence[int], unfolded: bool = False, stop: bool = False
-            ) -> tuple[list[Tensor], dict[int, list[Tensor]]]:
-        """Output features and inner features from one forward; with `stop`, no further than the inner ones need."""
+        Depth None stands for the output features. One forward gives all, and goes no further than they need.
+        """
         layers, f = self.layers_at(depths), []
-        seen = inputs_of(self.body, layers, lambda: f.append(self.backbone(x, unfolded)), stop and bool(depths))
-        inner = {d: self.body.get_submodule(name).reads(seen[name]) for d, name in zip(depths, layers)}
-        return [output(f[0]) for output in self.outputs] if f else [], inner
+        seen = inputs_of(self.body, layers.values(), lambda: f.append(self.backbone(x, unfolded)), None not in depths)
+        rebuilt = {depth: self.body.get_submodule(name).reads(seen[name]) for depth, name in layers.items()}
+        return rebuilt | ({None: [output(f[0]) for output in self.outputs]} if None in depths else {})
 
     @torch.no_grad()
     def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
         """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k for each depth."""
         layers, x = self.layers_at(depths), to_device(x, next(self.parameters()))
-        seen = [inputs_of(b, layers, lambda b=b: self.architecture.features(b, x), stop=True) for b in self.backbones]
-        return {d: [s[name] for s in seen] for d, name in zip(depths, layers)}
+        seen = [inputs_of(backbone, layers.values(), partial(self.architecture.features, backbone, x), stop=True)
+                for backbone in self.backbones]
+        return {depth: [read[name] for read in seen] for depth, name in layers.items()}
 
-    def layers_at(self, depths: Sequence[int]) -> list[str]:
-        """The layers that read the features after so many blocks."""
+    def layers_at(self, depths: Sequence[int | None]) -> dict[int, str]:
+        """The layers that read the features after so many blocks. Raises ValueError for an unknown depth."""
         for depth in depths:
-            if depth not in self.graph.readouts:
+            if depth is not None and depth not in self.graph.readouts:
                 raise ValueError(f"no depth {depth}; this model has features at {sorted(self.graph.readouts)}")
-        return [self.graph.readouts[depth] for depth in depths]
+        return {depth: self.graph.readouts[depth] for depth in depths if depth is not None}
 
     # ------------------------------------------------------------ saving and restoring
 
@@ -313,7 +298,7 @@ class SuperNet(nn.Module):
         for layer in self.graph.layers:
             weights, biases, readouts = (stored(f"body.{layer.name}.{part}") for part in ("weight", "bias", "readout"))
             if weights[0] is not None:
-                self._place_stored(layer, weights, biases, None if readouts[0] is None else readouts)
+                self._place_stored(layer, weights, biases, readouts)
         if "tokens.rows0" in state:
             tokens = [self.tokens.unpack(rows) for rows in stored("tokens.rows")]
             self._place_tokens({name: [own[name] for own in tokens] for name in tokens[0]}, stored=True)
@@ -322,19 +307,10 @@ class SuperNet(nn.Module):
         self.load_state_dict(state)
 
 
-def _same(pair: Folded) -> Folded:
-    return pair
-
-
 def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
     """Read a SuperNet that `SuperNet.save` wrote, half-trained or not, after any start.
 
-    Args:
-        path: the file.
-        originals: the originals that it was made of, in their order.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or it is not whole, or of other originals.
+    `originals` are those that it was made of, in their order; of others, it raises ValueError. Raises as `load_file`.
     """
     state, card = load_file(path, "fsmerge_lite.SuperNet")
     net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"])

@@ -1,7 +1,6 @@
 """What is reconstructed: the loss of the paper on output and inner features, trained globally or block by block."""
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from .architectures import architecture
 from .architectures.graph import inputs_of, to_device
-from .fitting import Checkpoint, History, fit
-from .models import Original, fingerprint
+from .engine.files import fingerprint
+from .engine.fitting import Checkpoint, History, fit
+from .models import Original
 from .supernet import SuperNet
 
 
@@ -36,8 +36,7 @@ class Calibration:
     def grouped(self, groups: Sequence[int]) -> "Calibration":
         """The same images, those of task i now owned by `groups[i]`: [0, 0, 1] to merge a merge of 0 and 1 with 2.
 
-        Raises:
-            ValueError: not one group for each task, or groups that are not 0..m-1.
+        Raises ValueError for not one group for each task, or groups that are not 0..m-1.
         """
         groups, k = list(groups), int(self.owner.max()) + 1
         if len(groups) != k or set(groups) != set(range(len(set(groups)))):
@@ -55,30 +54,20 @@ def same_tasks(originals: Sequence, images: Calibration) -> None:
         raise ValueError(f"there is no image of task {min(missing)} (from 0); every original needs some of its own")
 
 
-# ---------------------------------------------------------------- the targets
-
 @torch.no_grad()
 def target_features(originals: Sequence[Original], images: Calibration, like: Tensor, layer: str | None = None,
                     batch_size: int = 256) -> list[Tensor]:
-    """What every original computes for the images of its OWN task, in the dtype of `like`.
+    """What every original computes for the images of its OWN task, on the device and in the dtype of `like`.
 
-    Args:
-        originals, images: k originals, and images of their tasks.
-        like: where the originals run.
-        layer: whose input is meant; None: the output features.
-        batch_size: images at a time.
-
-    Returns:
-        output features (n_i, d_i) on the device of `like`, or inner ones (n_i, ..., d_i), which are large, on the CPU.
-
-    Raises:
-        ValueError: the images were drawn for another number of originals.
+    Output features (n_i, d_i) each or, with `layer`, what that layer reads, (n_i, ..., d_i): these are large, and are
+    given back on the CPU. Raises ValueError for images of another number of tasks.
     """
     same_tasks(originals, images)
     targets = []
     for i, original in enumerate(originals):  # one original at a time on the device of the training
         backbone = copy.deepcopy(original.backbone).to(like)
-        targets.append(torch.cat([_read(backbone, layer, x, like) for x in images.of(i).split(batch_size)]))
+        read = [_read(backbone, layer, x, like) for x in images.of(i).split(batch_size)]
+        targets.append(torch.cat([x.cpu() for x in read] if layer else read))
     return targets
 
 
@@ -88,10 +77,8 @@ def _read(backbone: torch.nn.Module, layer: str | None, x: Tensor, like: Tensor)
     known, x = architecture(backbone), to_device(x, like)
     if layer is None:
         return known.features(backbone, x)
-    return inputs_of(backbone, [layer], lambda: known.features(backbone, x), stop=True)[layer].cpu()
+    return inputs_of(backbone, [layer], lambda: known.features(backbone, x), stop=True)[layer]
 
-
-# ---------------------------------------------------------------- the loss
 
 class Reconstruction:
     """How far each original's features are from their reconstruction (paper, section 2).
@@ -107,10 +94,13 @@ class Reconstruction:
         images: the images.
         targets: f_i for the images of task i, (n_i, ..., d_i) each.
         off_task: weight of the second term, >= 0.
+        weight: a factor of L, >= 0.
     """
 
-    def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0):
-        self.owner, self.targets, self.off_task = images.owner, targets, off_task
+    def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0, weight: float = 1.0):
+        if not weight >= 0 or not off_task >= 0:
+            raise ValueError(f"the weights of a loss must be >= 0, got {weight} and off_task = {off_task}")
+        self.images, self.targets, self.off_task, self.weight = images, targets, off_task, weight
         self.scales = [target.square().flatten(1).sum(1).mean() for target in targets]  # s_i^2
         self.means = [target.mean(0) for target in targets]
         self.row_in_task = torch.empty_like(images.owner)
@@ -119,66 +109,49 @@ class Reconstruction:
 
     def __call__(self, rebuilt: Sequence[Tensor], rows: Tensor) -> Tensor:
         """L of k reconstructions (B, ..., d_i) of the images at `rows` (B,)."""
-        owner, row, errors = self.owner[rows], self.row_in_task[rows], []
+        owner, row, errors = self.images.owner[rows], self.row_in_task[rows], []
         for i, (features, scale) in enumerate(zip(rebuilt, self.scales)):
             own = owner == i
             target = self.targets[i][row[own]].to(features.device)
             errors.append((features[own] - target).square().sum() / scale)
             if self.off_task:
                 errors.append(self.off_task * (features[~own] - self.means[i]).square().sum() / scale)
-        return sum(errors) / len(rows)
+        return self.weight * (sum(errors) / len(rows))
 
 
-def batch_of(step: int, images: Calibration, batch_size: int, seed: int) -> Tensor:
-    """Which images a step sees: rows (B,), none twice, fixed by seed and step."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-    return torch.randperm(len(images), generator=generator)[:batch_size]
+Features = Callable[[Tensor], Mapping[int | None, Sequence[Tensor]]]  # images -> by depth, as `SuperNet.features`
 
 
-def reconstruction(features: Callable[[Tensor], list[Tensor]], images: Calibration, targets: Sequence[Tensor],
+def objective(features: Features, errors: Mapping[int | None, Reconstruction], images: Calibration, batch_size: int,
+              seed: int, like: Tensor) -> Callable[[int], Tensor]:
+    """The loss of a step: the sum of the `Reconstruction` at each depth, None being the output.
+
+    A step sees `batch_size` >= 1 of the images, none twice, fixed by its number and the seed, on the device of `like`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+
+    def loss(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        rows = torch.randperm(len(images), generator=generator)[:batch_size]
+        rebuilt = features(to_device(images.images[rows], like))
+        return sum(error(rebuilt[depth], rows) for depth, error in errors.items())
+    return loss
+
+
+def reconstruction(features: Callable[[Tensor], Sequence[Tensor]], images: Calibration, targets: Sequence[Tensor],
                    batch_size: int, seed: int, like: Tensor, off_task: float = 0.0) -> Callable[[int], Tensor]:
-    """The loss of a step for whatever maps images (B, C, H, W) to k reconstructions; see `Reconstruction`.
-
-    Args:
-        features: maps images to reconstructions (B, ..., d_i).
-        images, targets, off_task: of `Reconstruction`.
-        batch_size, seed: of `batch_of`.
-        like: a parameter of the model, for device and dtype.
-    """
-    error = Reconstruction(images, targets, off_task)
-
-    def loss(step: int) -> Tensor:
-        rows = batch_of(step, images, batch_size, seed)
-        return error(features(to_device(images.images[rows], like)), rows)
-    return loss
+    """The `objective` on the output alone, for whatever maps images (B, C, H, W) to k reconstructions (B, d_i)."""
+    errors = {None: Reconstruction(images, targets, off_task)}
+    return objective(lambda x: {None: features(x)}, errors, images, batch_size, seed, like)
 
 
-def objective(net: SuperNet, run: Callable[[Tensor], tuple[list[Tensor], dict[int, list[Tensor]]]],
-              images: Calibration, batch_size: int, seed: int, depths: Sequence[int] = (), inner: float = 1.0,
-              off_task: float = 0.0) -> Callable[[int], Tensor]:
-    """The loss of a step on output features and, at some depths, inner features: what `train_global` minimises.
-
-    `run` maps images to both, as `SuperNet.run` does; the originals, and where their depths are, are those of `net`.
-
-    Raises:
-        ValueError: batch_size < 1, a weight below 0, or an unknown depth.
-    """
-    if batch_size < 1 or not inner >= 0 or not off_task >= 0:
-        raise ValueError(f"batch_size must be >= 1, inner and off_task >= 0; "
-                         f"got {batch_size}, {inner} and {off_task}")
-    like = next(p for p in net.parameters() if p.requires_grad)
-    outputs = Reconstruction(images, target_features(net.originals, images, like), off_task)
-    inside = {depth: Reconstruction(images, target_features(net.originals, images, like, layer))
-              for depth, layer in zip(depths, net.layers_at(depths))}
-
-    def loss(step: int) -> Tensor:
-        rows = batch_of(step, images, batch_size, seed)
-        rebuilt, seen = run(to_device(images.images[rows], like))
-        total = outputs(rebuilt, rows)
-        for depth, error in inside.items():
-            total = total + inner / len(depths) * error(seen[depth], rows)
-        return total
-    return loss
+def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, float], off_task: float = 0.0
+              ) -> dict[int | None, Reconstruction]:
+    """The `Reconstruction` at each depth that has a weight, None being the output, to which alone off_task belongs."""
+    like, layers = next(net.parameters()), {None: None} | net.layers_at(list(weights))
+    return {depth: Reconstruction(images, target_features(net.originals, images, like, layers[depth]),
+                                  off_task if depth is None else 0.0, weight) for depth, weight in weights.items()}
 
 
 # ---------------------------------------------------------------- global and local
@@ -212,13 +185,13 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
         checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
         optimisation: weight_decay, warmup, precision and progress, as for `fit`.
 
-    Raises:
-        ValueError: images of another number of tasks, a number outside its range, an unknown depth, another run's
-            checkpoint.
-        FloatingPointError: the loss is no longer a number.
+    Raises ValueError for images of another number of tasks, a number outside its range, an unknown depth or another
+    run's checkpoint, and FloatingPointError when the loss is no longer finite.
     """
     settings = {"seed": seed, "batch_size": batch_size, "depths": list(depths), "inner": inner, "off_task": off_task}
-    loss = objective(net, lambda x: net.run(x, depths), images, batch_size, seed, depths, inner, off_task)
+    weights = {None: 1.0} | {depth: inner / len(depths) for depth in depths}
+    loss = objective(lambda x: net.features(x, list(weights)), errors_of(net, images, weights, off_task), images,
+                     batch_size, seed, next(net.parameters()))
     history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",
                   checkpoint=_checkpoint(checkpoint, net, images, **settings), **optimisation)
     net.provenance = [*net.provenance, {"trained": "global", "steps": steps, "lr": lr, **settings}]
@@ -235,28 +208,29 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
     true features, so that its layers do not depend on each other, unless a start has replaced the frozen weights.
 
     Args:
-        net, images, lr, batch_size, seed, optimisation: as for `train_global`.
+        net, images, lr, batch_size, seed, optimisation: as for `train_global`, which raises the same errors.
         steps: for each block.
         checkpoint: a stem of file names; block d is saved to `checkpoint`.d and resumes from there.
 
-    Returns:
-        one `History` a readout: depth 0 or 1 first, the output features last.
-
-    Raises:
-        ValueError, FloatingPointError: as for `train_global`.
+    Returns one `History` a readout: depth 0 or 1 first, the output features last.
     """
-    like = next(p for p in net.parameters() if p.requires_grad)
     settings, done, histories = {"seed": seed, "batch_size": batch_size}, set(), []
-    for depth in [*net.graph.readouts, None]:  # None: the output features
-        targets = target_features(net.originals, images, like, None if depth is None else net.graph.readouts[depth])
-        block = {name for name, p in until(net, depth) if p.requires_grad} - done
-        done |= block
-        loss = reconstruction(_readout(net, depth), images, targets, batch_size, seed, like)
-        where = "output" if depth is None else f"depth{depth}"
-        with _training_only(net, block):
+    learned = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    try:
+        for depth in [*net.graph.readouts, None]:  # None: the output features
+            block = {name for name, _ in until(net, depth)} - done
+            done |= block
+            for name, p in learned.items():  # no backward runs through what came before
+                p.requires_grad_(name in block)
+            where = "output" if depth is None else f"depth{depth}"
+            loss = objective(_readout(net, depth), errors_of(net, images, {depth: 1.0}), images, batch_size, seed,
+                             next(net.parameters()))
             run = _checkpoint(checkpoint and f"{checkpoint}.{where}", net, images, local=where, **settings)
-            histories.append(fit([p for p in net.parameters() if p.requires_grad], loss, steps, lr,
+            histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr,
                                  name=f"local: {where.replace('depth', 'depth ')}", checkpoint=run, **optimisation))
+    finally:
+        for p in learned.values():
+            p.requires_grad_(True)
     net.provenance = [*net.provenance, {"trained": "local", "steps": steps, "lr": lr, **settings}]
     return histories
 
@@ -270,39 +244,23 @@ def until(net: SuperNet, depth: int | None) -> list[tuple[str, Tensor]]:
         if name.startswith(f"{reader}.merges"):
             break
         before.append((name, p))
-    reads = [(f"{reader}.unmerges.{n}", p) for n, p in net.get_submodule(reader).unmerges.named_parameters()]
-    return before + reads
+    return before + [(f"{reader}.unmerges.{name}", p)
+                     for name, p in net.get_submodule(reader).unmerges.named_parameters()]
 
 
-@contextmanager
-def _training_only(net: SuperNet, block: Iterable[str]) -> Iterator[None]:
-    """Only these parameters ask for a gradient meanwhile: no backward runs through what came before."""
-    before = {name: p.requires_grad for name, p in net.named_parameters()}
-    try:
-        for name, p in net.named_parameters():
-            p.requires_grad_(name in block)
-        yield
-    finally:
-        for name, p in net.named_parameters():
-            p.requires_grad_(before[name])
-
-
-def _readout(net: SuperNet, depth: int | None) -> Callable[[Tensor], list[Tensor]]:
+def _readout(net: SuperNet, depth: int | None) -> Features:
     """Images -> the k originals' features at this depth, rebuilt; None: the output features."""
-    def read(x: Tensor) -> list[Tensor]:
-        return net(x) if depth is None else net.features(x, [depth])[depth]
-    replaced = any("readout0" in name for name, _ in net.named_buffers())
-    if net.graph.residual or replaced:
-        return read
+    if net.graph.residual or any("readout0" in name for name, _ in net.named_buffers()):
+        return lambda x: net.features(x, [depth])
     space = net.graph.output if depth is None else net.graph.layer(net.graph.readouts[depth]).reads
-    name = net.graph.writer(space).name
+    name = next(layer.name for layer in net.graph.layers if space in layer.writes)
+    writer = net.body.get_submodule(name)
 
-    def read_alone(x: Tensor) -> list[Tensor]:
+    def read_alone(x: Tensor) -> dict[int | None, list[Tensor]]:
         """The layer that writes what is read, on what each original's own layer reads."""
-        layer = net.body.get_submodule(name)
-        layer.given = [_read(backbone, name, x, x).to(x.device) for backbone in net.backbones]
+        writer.given = [_read(backbone, name, x, x) for backbone in net.backbones]
         try:
-            return read(x)
+            return net.features(x, [depth])
         finally:
-            layer.given = None
+            writer.given = None
     return read_alone

@@ -9,27 +9,22 @@ from .mlp import MLPs
 from .vit import ViTs
 
 ARCHITECTURES: tuple[Architecture, ...] = (ViTs(), MLPs())
+# Entries of a description that two models of a merge may have different: the widths, which M and U take care of.
+WIDTHS = {"embed_dim", "num_heads", "mlp_ratio", "sizes"}
 
 
 def architecture(model: nn.Module) -> Architecture:
-    """The architecture of a model.
-
-    Raises:
-        TypeError: none that is known.
-    """
+    """The architecture of a model. Raises TypeError for one that is not known."""
     for known in ARCHITECTURES:
         if type(model) is known.model:
             return known
-    raise TypeError("a backbone must be fsmerge_lite's MLP or timm's VisionTransformer, "
-                    f"got {type(model).__name__}")
+    raise TypeError(f"a backbone must be fsmerge_lite's MLP or timm's VisionTransformer, got {type(model).__name__}")
 
 
 def describe(backbone: nn.Module) -> dict:
     """The architecture of a backbone as a dict of plain values, from which `build` makes it again.
 
-    Raises:
-        TypeError: an architecture that is not known.
-        ValueError: a variant of it that is not supported, by name.
+    Raises TypeError for an architecture that is not known, ValueError for a variant of it that is not supported.
     """
     return architecture(backbone).describe(backbone)
 
@@ -37,8 +32,7 @@ def describe(backbone: nn.Module) -> dict:
 def build(config: dict) -> nn.Module:
     """A fresh backbone from what `describe` wrote down, in eval mode. The caller's random numbers go on undisturbed.
 
-    Raises:
-        ValueError: the description is of no kind that is known.
+    Raises ValueError for a description of no kind that is known.
     """
     for known in ARCHITECTURES:
         if known.kind == config.get("kind"):
@@ -48,49 +42,33 @@ def build(config: dict) -> nn.Module:
 
 
 def graph_of(backbone: nn.Module) -> Graph:
-    """The spaces, layers and vectors of a backbone.
-
-    Raises:
-        TypeError: an architecture that is not known.
-        ValueError: a parameter that the graph does not name.
-    """
+    """The spaces, layers and vectors of a backbone. Raises ValueError for a parameter that the graph does not name."""
     return architecture(backbone).graph(backbone).checked(backbone)
-
-
-# ---------------------------------------------------------------- what can be merged with what
-
-# Entries of a description that two models of a merge may have different: the widths, which M and U take care of.
-WIDTHS = {"embed_dim", "num_heads", "mlp_ratio", "sizes"}
 
 
 def check_originals(backbones: Sequence[nn.Module]) -> None:
     """Refuse originals that cannot be merged, saying which differs in what.
 
-    Raises:
-        TypeError, ValueError: fewer than two, an unsupported class or variant, train mode, forward hooks, weights that
-            are not finite, or another depth, token count, input or device than the first one's.
+    Raises TypeError or ValueError for fewer than two, an unsupported class or variant, train mode, forward hooks,
+    weights that are not finite, or another depth, token count, input or device than the first one's.
     """
     if len(backbones) < 2:
         raise ValueError(f"a merge needs at least two originals, got {len(backbones)}")
     first, like = describe(backbones[0]), next(backbones[0].parameters())
     for i, backbone in enumerate(backbones, 1):
-        config = describe(backbone)
+        check_same(describe(backbone), first, f"original {i}")
         if backbone.training:
             raise ValueError(f"original {i} is in train mode; call .eval() on it first")
-        _check_hooks(backbone, f"original {i}")
+        for name, module in backbone.named_modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise ValueError(f"original {i} has a forward hook on {name or 'itself'}, which a fold would lose; "
+                                 "remove it")
         for name, p in backbone.named_parameters():
             if not torch.isfinite(p).all():
                 raise ValueError(f"original {i} has weights that are not finite, in {name}")
             if (p.device, p.dtype) != (like.device, like.dtype):
                 raise ValueError(f"original {i} has {name} as {p.dtype} on {p.device}, "
                                  f"original 1 is {like.dtype} on {like.device}; bring them to one")
-        check_same(config, first, f"original {i}")
-
-
-def _check_hooks(backbone: nn.Module, who: str) -> None:
-    for name, module in backbone.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(f"{who} has a forward hook on {name or 'itself'}, which a fold would lose; remove it")
 
 
 def check_same(config: dict, first: dict, who: str) -> None:

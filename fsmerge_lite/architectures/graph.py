@@ -16,36 +16,25 @@ BERT needs nothing more:
   norms. The fitted start, which gives every original channels of its own, refuses them by name.
 - *Positions and types* are vectors of role "token". They go through the M of the first layer, like ViT's.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import timm.layers
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of channels that only make sense together.
+    """A set of channels that only make sense together."""
 
-    Args:
-        name: such as "features" or "blocks.0.hidden".
-        kind: "residual" (a stream that many layers write to), "heads" (inside attention) or "hidden" (between one
-            layer and the next).
-        size: number of channels, >= 1.
-        heads: number of equal parts, one for each head of attention.
-        group: spaces of one group have their heads in one order.
-        seen: modules whose input holds the space; "" stands for the output of the model.
-    """
-
-    name: str
-    kind: str
-    size: int
-    heads: int = 1
-    group: str = ""
-    seen: tuple[str, ...] = ()
+    name: str  # such as "features" or "blocks.0.hidden"
+    kind: str  # "residual" (many layers write to it), "heads" (inside attention), "hidden" (from one layer to the next)
+    size: int  # number of channels, >= 1
+    heads: int = 1  # number of equal parts, one for each head of attention
+    group: str = ""  # spaces of one group have their heads in one order
+    seen: tuple[str, ...] = ()  # modules whose input holds the space; "" stands for the output of the model
 
     @property
     def unit(self) -> int:
@@ -53,10 +42,9 @@ class Space:
         return self.size // self.heads
 
     def match(self, other: "Space") -> tuple[Tensor, Tensor]:
-        """Which channels of the two stand for each other: unit j of head h for unit j of head h.
+        """Which channels of the two, (n,) and (n,), stand for each other: unit j of head h for unit j of head h.
 
-        Returns:
-            two indices (n,), of this space and of the other one; what does not fit into both is left out.
+        What does not fit into both is left out.
         """
         head = torch.arange(min(self.heads, other.heads))[:, None]
         unit = torch.arange(min(self.unit, other.unit))
@@ -96,23 +84,15 @@ class Vector:
         return self.name.rpartition(".")[0]
 
 
-NORMS = ("norm", "on_stream", "per_head")
-
-
 @dataclass(frozen=True)
 class Graph:
-    """Spaces, layers (in the order of the forward) and vectors of one model.
-
-    Args:
-        output: the space of the features.
-        readouts: depth d -> the layer that reads the features after d blocks.
-    """
+    """Spaces, layers and vectors of one model."""
 
     spaces: dict[str, Space]
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...]  # in the order of the forward
     vectors: tuple[Vector, ...]
-    output: str
-    readouts: dict[int, str] = field(default_factory=dict)
+    output: str  # the space of the features
+    readouts: dict[int, str] = field(default_factory=dict)  # depth d -> the layer that reads what d blocks give
 
     @property
     def residual(self) -> Space | None:
@@ -122,7 +102,7 @@ class Graph:
     @property
     def norms(self) -> list[Vector]:
         """The norms, which do not fold."""
-        return [vector for vector in self.vectors if vector.role in NORMS]
+        return [vector for vector in self.vectors if vector.role in ("norm", "on_stream", "per_head")]
 
     @property
     def tokens(self) -> list[Vector]:
@@ -142,22 +122,14 @@ class Graph:
         """The first layer that reads a space; None where only the output of the model does."""
         return next((layer for layer in self.layers if layer.reads == space), None)
 
-    def writer(self, space: str) -> Layer:
-        """The first layer that writes a space."""
-        return next(layer for layer in self.layers if space in layer.writes)
-
     def checked(self, model: nn.Module) -> "Graph":
-        """This graph, if it names every parameter of the model.
-
-        Raises:
-            ValueError: a parameter that is neither in a layer nor a vector.
-        """
+        """This graph. Raises ValueError for a parameter of the model that is neither in a layer nor a vector."""
         known = {f"{layer.name}.{part}" for layer in self.layers for part in ("weight", "bias")}
         known |= {vector.name for vector in self.vectors}
-        unknown = [name for name, _ in model.named_parameters() if name not in known]
-        if unknown:
-            raise ValueError(f"this {type(model).__name__} has a parameter {unknown[0]} that the graph of its "
-                             "architecture does not name; a merge would leave it out")
+        for name, _ in model.named_parameters():
+            if name not in known:
+                raise ValueError(f"this {type(model).__name__} has a parameter {name} that the graph of its "
+                                 "architecture does not name; a merge would leave it out")
         return self
 
 
@@ -205,18 +177,17 @@ class Architecture:
         return model
 
 
-# ---------------------------------------------------------------- descriptions
-
-def layer_class(name: str) -> type[nn.Module]:
-    """A norm or activation class by its name, timm's first.
-
-    Raises:
-        ValueError: neither timm nor torch has such a class.
-    """
-    layer = getattr(timm.layers, name, None) or getattr(nn, name, None)
+def layer_class(name: str, *homes: object) -> type[nn.Module]:
+    """A norm or activation class by its name, from the first of these modules that has one, else ValueError."""
+    layer = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ValueError(f"no layer {name!r} in timm.layers or torch.nn")
     return layer
+
+
+def norm(config: dict) -> Callable[[int], nn.Module]:
+    """What makes the norm that a description names; timm's classes come first."""
+    return partial(layer_class(config["norm_layer"], timm.layers, nn), eps=config["norm_eps"])
 
 
 def describe_activation(act: nn.Module) -> dict:
@@ -226,30 +197,24 @@ def describe_activation(act: nn.Module) -> dict:
 
 
 def activation(config: dict) -> Callable[[], nn.Module]:
-    """What makes the activation that `describe_activation` wrote down."""
-    name = config.get("act_layer", "GELU")
-    kind = getattr(nn, name, None) or layer_class(name)
-    return partial(kind, **config.get("act_options", {}))
+    """What makes the activation that `describe_activation` wrote down; torch's classes come first."""
+    return partial(layer_class(config.get("act_layer", "GELU"), nn, timm.layers), **config.get("act_options", {}))
 
-
-# ---------------------------------------------------------------- running
 
 class _AllSeen(Exception):
     """Every module has been seen, so that the rest of the forward need not run."""
 
 
-def inputs_of(model: nn.Module, names: Sequence[str], run: Callable[[], object], stop: bool = False
+def inputs_of(model: nn.Module, names: Iterable[str], run: Callable[[], object], stop: bool = False
               ) -> dict[str, Tensor]:
     """What each of the named modules of `model` reads while `run` runs; with `stop`, no further than needed."""
-    seen: dict[str, Tensor] = {}
+    seen, names = {}, set(names)
 
-    def watch(name: str) -> Callable:
-        def hook(_: nn.Module, args: tuple) -> None:
-            seen[name] = args[0]
-            if stop and len(seen) == len(set(names)):
-                raise _AllSeen
-        return hook
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    def watch(_: nn.Module, args: tuple, name: str) -> None:
+        seen[name] = args[0]
+        if stop and len(seen) == len(names):
+            raise _AllSeen
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(watch, name=name)) for name in names]
     try:
         run()
     except _AllSeen:
@@ -258,13 +223,6 @@ def inputs_of(model: nn.Module, names: Sequence[str], run: Callable[[], object],
         for hook in hooks:
             hook.remove()
     return seen
-
-
-def rows_read(layer: nn.Module, x: Tensor) -> Tensor:
-    """The rows (n, d) that the weight (o, d) of a layer is multiplied with; a convolution reads unfolded patches."""
-    if isinstance(layer, nn.Conv2d):
-        x = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT  # (B, patches, d)
-    return x.flatten(0, -2)
 
 
 def to_device(x: Tensor, like: Tensor) -> Tensor:

@@ -11,11 +11,8 @@ class MLP(nn.Module):
     """Linear layers, each followed by an activation. The last activation gives the features.
 
     Args:
-        sizes: widths (inputs, hidden, ..., features), at least two.
+        sizes: widths (inputs, hidden, ..., features), at least two, or ValueError.
         act_layer: the class of the activation, or a partial of it.
-
-    Raises:
-        ValueError: fewer than two sizes.
     """
 
     def __init__(self, sizes: Sequence[int], act_layer: type[nn.Module] = nn.GELU):

@@ -6,15 +6,15 @@ tokens and positions are added to the stream directly (paper, appendix B).
 """
 import copy
 import math
+import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
-from .graph import Architecture, Graph, Layer, Space, Vector, activation, describe_activation, layer_class
+from .graph import Architecture, Graph, Layer, Space, Vector, activation, describe_activation, norm
 
 STREAM = "features"  # the residual stream; at the end of the model it holds the features
 # Parameters outside the merged layers, without "blocks.N." in front: the space and the role.
@@ -49,25 +49,24 @@ class ViTs(Architecture):
         """timm's arguments for this model."""
         _check_classes(model)
         block, patch = model.blocks[0], model.patch_embed
+        there = {name for name, module in model.named_modules() if not isinstance(module, nn.Identity)}
         config = {
             "kind": "vit", "depth": len(model.blocks), "num_heads": block.attn.num_heads,
             "embed_dim": model.embed_dim, "mlp_ratio": _ratio(block.mlp.fc1.out_features, model.embed_dim),
-            "img_size": list(patch.img_size), "patch_size": list(patch.patch_size),
-            "in_chans": patch.proj.in_channels,
+            "img_size": list(patch.img_size), "patch_size": list(patch.patch_size), "in_chans": patch.proj.in_channels,
             "class_token": model.cls_token is not None, "reg_tokens": model.num_reg_tokens,
             "pos_embed": "none" if model.pos_embed is None else "learn", "no_embed_class": model.no_embed_class,
             "global_pool": model.global_pool, "pool_include_prefix": model.pool_include_prefix,
-            "pre_norm": _is_there(model.norm_pre), "final_norm": _is_there(model.norm) or _is_there(model.fc_norm),
-            "fc_norm": _is_there(model.fc_norm),
-            "qkv_bias": block.attn.qkv.bias is not None, "proj_bias": block.attn.proj.bias is not None,
-            "qk_norm": _is_there(block.attn.q_norm), "scale_attn_norm": _is_there(block.attn.norm),
-            "scale_mlp_norm": _is_there(block.mlp.norm),
+            "pre_norm": "norm_pre" in there, "final_norm": not there.isdisjoint({"norm", "fc_norm"}),
+            "fc_norm": "fc_norm" in there, "qkv_bias": block.attn.qkv.bias is not None,
+            "proj_bias": block.attn.proj.bias is not None, "qk_norm": "blocks.0.attn.q_norm" in there,
+            "scale_attn_norm": "blocks.0.attn.norm" in there, "scale_mlp_norm": "blocks.0.mlp.norm" in there,
             "init_values": 1.0 if isinstance(block.ls1, LayerScale) else None,
             "norm_layer": type(block.norm1).__name__, "norm_eps": block.norm1.eps,
             **describe_activation(block.mlp.act),
         }
         with torch.device("meta"):
-            rebuilt = list(_outline(self.build(config)))
+            rebuilt = _outline(self.build(config))
         for ours, given in zip(rebuilt, _outline(model)):
             if ours != given:
                 raise ValueError(f"this VisionTransformer has {given[0]} = {given[1]}, where {ours[1]} was expected: "
@@ -75,10 +74,9 @@ class ViTs(Architecture):
         return config
 
     def build(self, config: dict) -> VisionTransformer:
-        options = {key: config[key] for key in config if key not in (
-            "kind", "act_layer", "act_options", "norm_layer", "norm_eps")}
-        norm = partial(layer_class(config["norm_layer"]), eps=config["norm_eps"])
-        return VisionTransformer(**options, num_classes=0, norm_layer=norm, act_layer=activation(config))
+        ours = ("kind", "act_layer", "act_options", "norm_layer", "norm_eps")
+        return VisionTransformer(**{key: value for key, value in config.items() if key not in ours}, num_classes=0,
+                                 norm_layer=norm(config), act_layer=activation(config))
 
     def graph(self, model: VisionTransformer) -> Graph:
         """The residual stream; the heads and the hidden units of every block."""
@@ -129,13 +127,8 @@ class ViTs(Architecture):
         """The same function of pictures x in [-1, 1], where the model was trained on (p - mean) / std, p = (x + 1) / 2.
 
         (p - mean) / std = a x + t with a = 0.5 / std, t = (0.5 - mean) / std: a goes into the weights of the patch
-        embedding, W t into its bias or, where it has none, into the positions of the patches.
-
-        Args:
-            mean, std: one number a channel of the pictures; std > 0.
-
-        Raises:
-            ValueError: other numbers of them, or neither bias nor positions to hold W t.
+        embedding, W t into its bias or, where it has none, into the positions of the patches. Raises ValueError for
+        other than one mean and one std > 0 a channel, or if neither bias nor positions can hold W t.
         """
         model = copy.deepcopy(model)
         patch, weight = model.patch_embed.proj, model.patch_embed.proj.weight.data
@@ -181,17 +174,12 @@ class ViTs(Architecture):
     def _centre_stream(self, model: VisionTransformer, factor: float) -> None:
         """All that is written to the stream, times a factor; less its mean, where the norms are LayerNorms."""
         centred, graph = isinstance(model.blocks[0].norm1, nn.LayerNorm), self.graph(model)
-        written = [(f"{layer.name}.{part}", 0) for layer in graph.layers if STREAM in layer.writes
-                   for part in ("weight", "bias")] + [(token.name, -1) for token in graph.tokens]
-        parameters = dict(model.named_parameters())
-        for name, axis in written:
-            if name in parameters:
-                p = parameters[name].data
-                parameters[name].data = factor * (p - p.mean(axis, keepdim=True) if centred else p)
-
-
-def _is_there(norm: nn.Module) -> bool:
-    return not isinstance(norm, nn.Identity)
+        axes = {token.name: -1 for token in graph.tokens}  # where the channels of the stream are
+        axes |= {f"{layer.name}.{part}": 0 for layer in graph.layers if STREAM in layer.writes
+                 for part in ("weight", "bias")}
+        for name, p in model.named_parameters():
+            if name in axes:
+                p.data = factor * (p.data - p.data.mean(axes[name], keepdim=True) if centred else p.data)
 
 
 def _ratio(hidden: int, dim: int) -> float:
@@ -202,21 +190,22 @@ def _ratio(hidden: int, dim: int) -> float:
 
 def _check_classes(model: VisionTransformer) -> None:
     """Refuse by name what `describe` could not write down."""
-    parts = [("the patch embedding", model.patch_embed, PatchEmbed)]
-    for block in model.blocks:
-        parts.append(("the block", block, Block))
-        if type(block) is Block:
-            parts += [("the attention", block.attn, Attention), ("the MLP", block.mlp, Mlp)]
-    for what, module, supported in parts:
+    def check(what: str, module: nn.Module, supported: type[nn.Module]) -> None:
         if type(module) is not supported:
             raise ValueError(f"{what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
                              f"{supported.__name__}")
+    check("the patch embedding", model.patch_embed, PatchEmbed)
+    for block in model.blocks:
+        check("the block", block, Block)
+        check("the attention", block.attn, Attention)
+        check("the MLP", block.mlp, Mlp)
     if model.grad_checkpointing:
         raise ValueError("this VisionTransformer has gradient checkpointing on, which would recompute the blocks of a "
                          "SuperNet without M and U; call set_grad_checkpointing(False) on it")
-    if model.global_pool not in ("token", "avg", "max", "avgmax"):
+    pools = ("token", "avg", "max", "avgmax")
+    if model.global_pool not in pools:
         raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports "
-                         "'token', 'avg', 'max' and 'avgmax'")
+                         f"{', '.join(pools)}")
 
 
 def _outline(model: nn.Module) -> Iterator[tuple[str, object]]:
@@ -235,10 +224,7 @@ def _outline(model: nn.Module) -> Iterator[tuple[str, object]]:
 
 def _vectors(name: str) -> Iterator[Vector]:
     """The vector that a parameter is, if it is one that we know."""
-    block, inside = "", name
-    if name.startswith("blocks."):
-        _, number, inside = name.split(".", 2)
-        block = f"blocks.{number}."
+    block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
     known = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0])
     if known:
         space, role = known

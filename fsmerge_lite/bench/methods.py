@@ -15,14 +15,14 @@ from ..architectures import describe
 from ..architectures.graph import inputs_of
 from ..compare.alignment import alignment, permuted
 from ..compare.baselines import distill, regmean
-from ..fitting import fit
+from ..engine.fitting import fit
 from ..models import Merged, Original
 from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration
 from ..tasks.originals import DATA, load_original
 from ..tasks.task import Task
-from ..training import Calibration, objective, train_global, train_local
+from ..training import Calibration, Features, errors_of, objective, train_global, train_local
 from .machine import pick_device
 
 BATCH = 64
@@ -210,7 +210,9 @@ def all_weights(lr: float, init: str = "subspaces", off_task: float = 0.0, depth
         merged = net.fold().requires_grad_(True)
         readouts = nn.ModuleDict({str(depth): _readouts(net, net.graph.readouts[depth]) for depth in depths})
         parameters = [*merged.backbone.parameters(), *merged.outputs, *readouts.parameters()]
-        loss = objective(net, _features(net, merged, readouts), images, BATCH, cell.seed, depths, 1.0, off_task)
+        weights = {None: 1.0} | {depth: 1 / len(depths) for depth in depths}
+        loss = objective(_features(net, merged, readouts), errors_of(net, images, weights, off_task), images, BATCH,
+                         cell.seed, parameters[0])
         fit(parameters, loss, cell.steps, lr, name="all weights", precision=cell.precision)
         return Outcome(merged.requires_grad_(False), _count(parameters), cell.steps)
     return run
@@ -224,15 +226,15 @@ def _readouts(net: SuperNet, layer: str) -> nn.ParameterList:
     return nn.ParameterList(read.T.clone() for read in module.reads(eye))
 
 
-def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Callable:
-    """A function from images to output features and inner features by depth, as `SuperNet.run`."""
-    layers = {int(depth): net.graph.readouts[int(depth)] for depth in readouts}
+def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Features:
+    """A function from images to output features (depth None) and inner features, as `SuperNet.features`."""
+    layers = net.layers_at([int(depth) for depth in readouts])
 
-    def features(x: torch.Tensor) -> tuple[list[torch.Tensor], dict[int, list[torch.Tensor]]]:
+    def features(x: torch.Tensor) -> dict[int | None, list[torch.Tensor]]:
         outputs: list[torch.Tensor] = []
-        seen = inputs_of(merged.backbone, list(layers.values()), lambda: outputs.extend(merged.features(x)))
-        return outputs, {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
-                         for depth, layer in layers.items()}
+        seen = inputs_of(merged.backbone, layers.values(), lambda: outputs.extend(merged.features(x)))
+        return {None: outputs} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
+                                  for depth, layer in layers.items()}
     return features
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..models import write_whole
+from ..engine.files import write_whole
 from . import figures
 from .experiments import EXPERIMENTS
 from .methods import cell_of

@@ -16,8 +16,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..compare.evaluation import evaluate
-from ..fitting import hidden_bar
-from ..models import Original, feature_size, write_whole
+from ..engine.files import write_whole
+from ..engine.fitting import hidden_bar
+from ..models import Original, feature_size
 from ..tasks.task import Task
 from ..training import Calibration
 from .experiments import EXPERIMENTS

@@ -11,8 +11,9 @@ import torch
 
 from ..compare.baselines import average, distill, ensemble
 from ..compare.evaluation import Table, evaluate
-from ..fitting import History
-from ..models import Merged, write_whole
+from ..engine.files import write_whole
+from ..engine.fitting import History
+from ..models import Merged
 from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..architectures import architecture, graph_of
-from ..architectures.graph import inputs_of, rows_read, to_device
-from ..fitting import Checkpoint, fit
+from ..architectures.graph import Layer, inputs_of, to_device
+from ..engine.fitting import Checkpoint, fit
 from ..models import Merged, Original
 from ..supernet import SuperNet
 from ..training import Calibration, reconstruction, same_tasks, target_features
@@ -130,16 +130,23 @@ def _regress(weights: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def _grams(backbone: nn.Module, images: Tensor, off_diagonal: float, batch_size: int) -> dict[str, Tensor]:
     """X^T X / n in float64 of what every merged layer reads, off-diagonal entries times a factor."""
-    names, like = [layer.name for layer in graph_of(backbone).layers], next(backbone.parameters())
-    grams, rows, known = dict.fromkeys(names, 0), dict.fromkeys(names, 0), architecture(backbone)
+    layers, like = {layer.name: layer for layer in graph_of(backbone).layers}, next(backbone.parameters())
+    grams, rows, known = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0), architecture(backbone)
     for batch in images.split(batch_size):
         batch = to_device(batch, like)
         known.check_inputs(backbone, batch)
-        for name, x in inputs_of(backbone, names, lambda batch=batch: known.features(backbone, batch)).items():
-            x = rows_read(backbone.get_submodule(name), x).double()
+        for name, x in inputs_of(backbone, layers, lambda batch=batch: known.features(backbone, batch)).items():
+            x = _rows_read(layers[name], backbone.get_submodule(name), x).double()
             grams[name], rows[name] = grams[name] + x.T @ x, rows[name] + len(x)
     return {name: (off_diagonal * gram + (1 - off_diagonal) * gram.diag().diag()) / rows[name]
             for name, gram in grams.items()}
+
+
+def _rows_read(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
+    """The rows (n, d) that the weight (o, d) of a layer is multiplied with; a convolution reads unfolded patches."""
+    if layer.kind == "conv2d":
+        x = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT  # (B, patches, d)
+    return x.flatten(0, -2)
 
 
 def align(originals: Sequence[nn.Module], images: Calibration, batch_size: int = 64) -> Merged:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..architectures.vit import vit
 from ..compare.evaluation import evaluate
-from ..fitting import Checkpoint, fit
+from ..engine.fitting import Checkpoint, fit
 from ..models import Original, feature_size, read_original
 from .drawing import SIZE, jitter
 from .task import EMBEDDED, Task, task

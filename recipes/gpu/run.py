@@ -36,7 +36,7 @@ from fsmerge_lite.bench.methods import (
     untrained,
     without_images,
 )
-from fsmerge_lite.models import file_of, write_whole
+from fsmerge_lite.engine.files import file_of, write_whole
 from fsmerge_lite.tasks.originals import train_original
 from fsmerge_lite.tasks.task import EMBEDDED, Task
 

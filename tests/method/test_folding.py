@@ -155,4 +155,4 @@ def test_a_new_start_keeps_the_checkpointing():
     net = large_net(True)
     layer = net.graph.layers[1]
     net.replace(layer, [torch.randn(3, 8, 8).double()] * 2, [torch.randn(8, 8).double()] * 2)
-    assert net.body.get_submodule(layer.name).grad_checkpointing
+    assert net.grad_checkpointing

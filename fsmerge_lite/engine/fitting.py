@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .models import write_whole
+from .files import write_whole
 
 
 @dataclass
@@ -43,45 +43,42 @@ class History:
 
 def hidden_bar(progress: bool | None) -> bool | None:
     """Whether to hide the bar. Left open (None): shown in a terminal and in a notebook, unless FSMERGE_QUIET is set."""
-    if progress is not None:
+    if progress is not None or "FSMERGE_QUIET" in os.environ:
         return not progress
-    if "FSMERGE_QUIET" in os.environ:
-        return True
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return False if hasattr(shell, "kernel") else None  # for tqdm, None means: hidden unless in a terminal
 
 
-@dataclass
 class Checkpoint:
-    """A file that a run is saved to every so many steps and at its end, and resumes from.
+    """A file that a run is saved to and resumes from.
 
     Args:
         path: the file.
         run: all that the run depends on, in plain values: another run's checkpoint is refused.
         model: what is trained. Its whole state is saved, also what is frozen.
-        every: steps between two saves.
     """
 
-    path: str | Path
-    run: dict
-    model: nn.Module
-    every: int = 100
+    def __init__(self, path: str | Path, run: dict, model: nn.Module):
+        self.path, self.run, self.model = Path(path), run, model
 
     def resume(self, settings: dict, **parts) -> History | None:
         """Take the model and `parts` (optimiser, schedule) to where the run was saved; None: it was not.
 
-        Raises:
-            ValueError: the checkpoint cannot be read, or is another run's.
+        Raises ValueError for a checkpoint that cannot be read, or is another run's.
         """
         self.run = {**self.run, **settings}
-        self.sizes = {name: p.detach().double().norm().item() for name, p in self.model.state_dict().items()}
-        if not Path(self.path).is_file():
+        # Of every tensor that the run starts from. Rounding and signs of eigenvectors may differ between machines.
+        self.norms = torch.stack([p.detach().double().norm().cpu() for p in self.model.state_dict().values()])
+        if not self.path.is_file():
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)  # of whatever machine
-            differs = self._differs(state["run"], state["sizes"])
+            run, norms = state["run"], state["norms"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no checkpoint that can be read ({error!r}); remove it") from None
+        differs = [key for key in run | self.run if run.get(key) != self.run.get(key)]
+        if norms.shape != self.norms.shape or not torch.allclose(norms, self.norms, rtol=1e-3, atol=1e-6):
+            differs.append("what it starts from")
         if differs:
             raise ValueError(f"{self.path} is the checkpoint of another run, which differs in {', '.join(differs)}; "
                              "remove it, or give another path")
@@ -89,22 +86,12 @@ class Checkpoint:
             part.load_state_dict(state[name])
         return History(**state["history"])
 
-    def _differs(self, run: dict, sizes: dict[str, float]) -> list[str]:
-        """In what another run is not this one: settings, and the sizes (norms) of the tensors that it starts from.
-
-        Rounding and the signs of eigenvectors may differ between machines.
-        """
-        differs = [key for key in run | self.run if run.get(key) != self.run.get(key)]
-        alike = sizes.keys() == self.sizes.keys() and all(
-            math.isclose(size, sizes[name], rel_tol=1e-3, abs_tol=1e-6) for name, size in self.sizes.items())
-        return differs if alike else [*differs, "what it starts from"]
-
     def save(self, history: History, **parts) -> None:
         """Write the file, as a whole or not at all."""
         data, parts = io.BytesIO(), {"model": self.model, **parts}
-        torch.save({"run": self.run, "sizes": self.sizes, "history": asdict(history),
+        torch.save({"run": self.run, "norms": self.norms, "history": asdict(history),
                     **{name: part.state_dict() for name, part in parts.items()}}, data)
-        write_whole(Path(self.path), data.getvalue())
+        write_whole(self.path, data.getvalue())
 
 
 def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
@@ -122,11 +109,10 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         name: what the bar and the figures call it.
         progress: show a bar; None shows it in a terminal or notebook.
         precision: fp32, or bf16 for the products of the forward; parameters and optimiser stay as they are.
-        checkpoint: saves the run and resumes it.
+        checkpoint: saves the run every 100 steps and at its end, and resumes it.
 
-    Raises:
-        ValueError: steps < 1, lr <= 0, an unknown precision, or a checkpoint of another run.
-        FloatingPointError: the loss is no longer a number.
+    Raises ValueError for a number outside its range, an unknown precision or a checkpoint of another run, and
+    FloatingPointError when the loss or its gradient is no longer finite.
     """
     if not (isinstance(steps, int) and steps >= 1 and lr > 0):
         raise ValueError(f"steps must be a whole number >= 1 and lr > 0, got steps={steps}, lr={lr}")
@@ -144,29 +130,23 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
     for step in bar:
+        optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
+        with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
+            value = loss(step)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        number, size = value.item(), norm.item()
+        if not math.isfinite(number + size):  # before the step, so that nothing is damaged
+            raise FloatingPointError(f"{name}: the loss is {number} and its gradient of size {size} at step {step}; "
+                                     f"try a lower lr than {lr}")
+        optimizer.step()
+        history.loss.append(number)
         history.lr.append(schedule.get_last_lr()[0])
-        history.loss.append(_step(lambda step=step: loss(step), trained, optimizer, precision))
+        history.seconds.append(time.perf_counter() - start)
         if step + 1 < steps:
             schedule.step()
-        history.seconds.append(time.perf_counter() - start)
-        if not math.isfinite(history.loss[-1]):
-            raise FloatingPointError(f"{name}: the loss is {history.loss[-1]} at step {step}; try a lower lr than {lr}")
         if step % 10 == 0:
-            bar.set_postfix(loss=f"{history.loss[-1]:.3g}")
-        if checkpoint and ((step + 1) % checkpoint.every == 0 or step + 1 == steps):
+            bar.set_postfix(loss=f"{number:.3g}")
+        if checkpoint and ((step + 1) % 100 == 0 or step + 1 == steps):
             checkpoint.save(history, **state)
     return history
-
-
-def _step(loss: Callable[[], Tensor], trained: Sequence[Tensor], optimizer: torch.optim.Optimizer, precision: str
-          ) -> float:
-    """One step of the optimiser; gives the loss before it."""
-    optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
-    with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
-        value = loss()
-    number = value.item()
-    if math.isfinite(number):  # otherwise `fit` raises, and nothing is damaged
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-    return number
