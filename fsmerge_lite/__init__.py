@@ -4,9 +4,10 @@ Models of different initializations and tasks in, one model of the size of one o
 
 The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
 unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
-`supernet`, `fitting` and `training` (the loop, and what is reconstructed), `start` (the closed-form start). The rooms
-around it: `compare` (baselines and scores), `tasks` (pictures and shipped originals), `bench` (benchmarks and tour),
-`course` (what only the lessons use). Imports run one way: method, compare, tasks, bench, course.
+`supernet`, `training` (what is reconstructed), `start` (the closed-form start). The rooms around it: `engine` (the
+training loop and files, which know nothing of merging), `compare` (baselines and scores), `tasks` (pictures and
+shipped originals), `bench` (benchmarks and tour), `course` (what only the lessons use). Imports run one way: engine,
+method, compare, tasks, bench, course.
 """
 from .architectures import build, describe
 from .architectures.mlp import MLP
@@ -16,6 +17,7 @@ from .compare.alignment import alignment, permuted
 from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp
 from .compare.evaluation import Path, Scores, Table, evaluate, path
 from .engine.fitting import History
+from .engine.images import Calibration
 from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .matrices import Merge, Unmerge
 from .models import Merged, Original, load_merged
@@ -25,7 +27,7 @@ from .tasks.calibration import calibration
 from .tasks.originals import load_original, load_originals, train_original
 from .tasks.pictures import folder_task, torchvision_task
 from .tasks.task import Task, task
-from .training import Calibration, train_global, train_local
+from .training import train_global, train_local
 
 __all__ = [  # noqa: RUF022 (by room)
     "SuperNet", "Original", "Merged", "load_merged", "load_supernet", "train_global", "train_local", "fit_subspaces",

@@ -38,6 +38,7 @@ class SuperLinear(nn.Module):
         stored: whether the frozen weights belong into `state_dict`, because they are no longer the originals'.
     """
 
+    channels = -1  # the dimension of features that holds them
     as_one: Callable[[], Folded] | None = None  # gives W* and b* for the forward; None: run unfolded
     recomputed = False  # whether a W* that is folded in the forward is made again in the backward, not kept
     given: Sequence[Tensor] | None = None  # what the k frozen layers read instead of U_i x*, each (..., d_i)
@@ -84,7 +85,8 @@ class SuperLinear(nn.Module):
 
     def merged(self, inputs: Sequence[Tensor]) -> Tensor:
         """sum_i M_i (W_i u_i + b_i) for what the k frozen layers read, u_i (..., d_i). Gives (..., o*)."""
-        return sum(merge(self.plain(u, *frozen)) for merge, u, frozen in zip(self.merges, inputs, self.frozen()))
+        rows = (self.plain(u, *frozen).movedim(self.channels, -1) for u, frozen in zip(inputs, self.frozen()))
+        return sum(merge(row).movedim(-1, self.channels) for merge, row in zip(self.merges, rows))
 
     def fold(self) -> Folded:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
@@ -106,6 +108,8 @@ class SuperLinear(nn.Module):
 class SuperConv2d(SuperLinear):
     """k frozen patch convolutions that read the picture itself, merged by channel; weights (o_i, C, P, P)."""
 
+    channels = 1
+
     def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList, unmerges: None = None, stored: bool = False):
         super().__init__(layers, merges, unmerges, stored)
         first = layers[0]
@@ -115,11 +119,6 @@ class SuperConv2d(SuperLinear):
         """x (B, C, H, W), gives (B, o, H / P, W / P)."""
         return F.conv2d(x, weight, bias, **self.options)
 
-    def merged(self, inputs: Sequence[Tensor]) -> Tensor:
-        """As in `SuperLinear`, with the channels in the second place."""
-        return sum(merge(self.plain(u, *frozen).movedim(1, -1)).movedim(-1, 1)
-                   for merge, u, frozen in zip(self.merges, inputs, self.frozen()))
-
 
 KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d}  # of `graph.Layer`
 
@@ -127,10 +126,8 @@ KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d}  # of `graph.Layer`
 class SuperTokens(nn.Module):
     """k frozen sets of tensors of the residual stream (class token, positions): t* = sum_i M_i t_i, each (..., d*).
 
-    Args:
-        tokens: name -> the k originals' tensors (..., d_i), of one shape but for the width.
-        merges: k Merge, those of the layer that writes to the stream first.
-        stored: whether the frozen tensors belong into `state_dict`, because they are no longer the originals'.
+    `tokens` maps a name to the k originals' tensors (..., d_i), of one shape but for the width. `merges` are those of
+    the layer that writes to the stream first. `stored` is as in `SuperLinear`.
     """
 
     def __init__(self, tokens: Mapping[str, Sequence[Tensor]], merges: nn.ModuleList, stored: bool = False):
@@ -146,10 +143,7 @@ class SuperTokens(nn.Module):
         """name -> t*."""
         if not self.shapes:
             return {}
-        return self.unpack(sum(merge(getattr(self, f"rows{i}")) for i, merge in enumerate(self.merges)))
-
-    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
-        """All tokens as rows (n, d), taken apart: name -> (..., d)."""
+        rows = sum(merge(getattr(self, f"rows{i}")) for i, merge in enumerate(self.merges))
         parts = rows.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.unflatten(0, shape) for (name, shape), part in zip(self.shapes.items(), parts)}
 
@@ -157,8 +151,8 @@ class SuperTokens(nn.Module):
 class Parts(NamedTuple):
     """M W U = tall^T wide + D W E, and M b: what one original adds to a layer, or several of them together."""
 
-    tall: Tensor | None   # (blocks, r, o*), transposed, as wide rows are faster
-    wide: Tensor | None   # (blocks, r, d*)
+    tall: list[Tensor]    # (blocks, r, o*) each, transposed, as wide rows are faster
+    wide: list[Tensor]    # (blocks, r, d*) each
     scaled: list[Tensor]  # W (o*, d*), D (o*,), E (d*,), and on with the next original's
     bias: Tensor | None   # (o*,)
 
@@ -186,7 +180,7 @@ class Term(nn.Module):
             read = (merge.B @ weight.unflatten(-2, (merge.blocks, -1))).flatten(-3, -2)  # (blocks * r, d)
             wide.append(unmerge.scaled(read).unflatten(-2, (merge.blocks, -1)))
         scaled = [] if merge.D is None else self._placed(weight)
-        return Parts(_joined(tall), _joined(wide), scaled, merged_bias)
+        return Parts(tall, wide, scaled, merged_bias)
 
     def _through_merge(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """(M W F)^T (blocks, r, o*) and M b (o*,), in one product with M."""
@@ -210,17 +204,11 @@ class Term(nn.Module):
                 put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor | None:
-    """Side by side in the rank; None where there is no low rank."""
-    return torch.cat(parts, -2) if len(parts) > 1 else next(iter(parts), None)
-
-
 def total(terms: Sequence[Parts]) -> Folded:
     """W* and b* of the originals: their low-rank products stand side by side in one product."""
-    tall = _joined([term.tall for term in terms if term.tall is not None])
-    wide = _joined([term.wide for term in terms if term.wide is not None])
-    product = None if tall is None else (tall.mT @ wide).flatten(-3, -2)
+    tall, wide = [t for term in terms for t in term.tall], [w for term in terms for w in term.wide]
     scaled = [part for term in terms for part in term.scaled]
+    product = (torch.cat(tall, -2).mT @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
     weight = AddScaled.apply(product, *scaled) if scaled else product
     return weight, None if terms[0].bias is None else sum(term.bias for term in terms)
 
@@ -262,8 +250,7 @@ def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
     learned = {name: stacked([term.get_parameter(name) for term in terms]) for name, _ in terms[0].named_parameters()}
     frozen = zip(*(pair for layer in layers for pair in layer.frozen()))
     parts = functional_call(terms[0], learned, tuple(map(stacked, frozen)))
-    tall, wide = (None if part is None else part.movedim(1, 2).flatten(2, 3) for part in (parts.tall, parts.wide))
-    by_original = zip(*(part.unbind(1) for part in parts.scaled))  # (W, D, E) of each
-    scaled = [part for triple in by_original for part in triple]
+    tall, wide = ([torch.cat(some, -2).movedim(1, 2).flatten(2, 3)] if some else [] for some in parts[:2])
+    scaled = [part for triple in zip(*(part.unbind(1) for part in parts.scaled)) for part in triple]  # (W, D, E) each
     weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
     return list(zip(weight, [None] * len(weight) if bias is None else bias))

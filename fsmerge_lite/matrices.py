@@ -135,20 +135,16 @@ class Merge(Structured):
     """M_i (o*, o_i): takes what original i's layer computes into the merged model's features."""
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
-        """Start as original i of k (from 0). `first`: I for i = 0, else 0. `average`: I / k. `identity`: I.
-        `random`: normal, of size 1 / sqrt(k).
-        """
-        if name == "random":
-            self.set_random(k ** -0.5, generator)
-        else:
-            self.set_identity({"first": float(i == 0), "average": 1 / k}.get(name, 1.0), generator)
+        """Start as original i of k (from 0): `first` I or 0, `average` I / k, `identity` I, `random` of size k^-1/2."""
+        scale = {"first": float(i == 0), "average": 1 / k, "random": k ** -0.5, "identity": 1.0}[name]
+        (self.set_random if name == "random" else self.set_identity)(scale, generator)
 
 
 class Unmerge(Structured):
     """U_i (d_i, d*): takes the merged model's features back to what original i's layer reads."""
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
-        """Start as original i of k. `first`, `average` and `identity`: I. `random`: normal, of size 1."""
+        """Start as original i of k: `random` of size 1, everything else I."""
         (self.set_random if name == "random" else self.set_identity)(1.0, generator)
 
 

@@ -47,9 +47,7 @@ class Original(nn.Module):
         known, self.backbone, head = architecture(backbone), copy.deepcopy(backbone), copy.deepcopy(head)
         if (mean is None) != (std is None):
             raise ValueError(f"give mean and std, or neither; got mean={mean}, std={std}")
-        if head is None:
-            head = known.take_classifier(self.backbone)
-        self.head = nn.Identity() if head is None else head
+        self.head = known.take_classifier(self.backbone) if head is None else head
         card = getattr(backbone, "pretrained_cfg", None)
         if card:
             self.backbone.pretrained_cfg = {**card, "mean": HALF, "std": HALF}  # what the copy reads from now on
@@ -68,13 +66,8 @@ class Original(nn.Module):
         like = next(self.backbone.parameters())
         return [torch.eye(feature_size(self.backbone), dtype=like.dtype, device=like.device)]
 
-    @property
-    def heads(self) -> list[nn.Module]:
-        return [self.head]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name,)
+    heads = property(lambda self: [self.head])
+    names = property(lambda self: (self.name,))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
@@ -103,11 +96,8 @@ class Merged(nn.Module):
 
     logits_i = head_i(U_out,i f*(x)),       U_out,i (d_i, d*)       (paper, section 2)
 
-    Args:
-        backbone: a plain model of the originals' class.
-        outputs: k output matrices (d_i, d*).
-        heads: k heads.
-        names: the originals' names.
+    `backbone` is a plain model of the originals' class; `outputs` are k matrices (d_i, d*), `heads` k heads, `names`
+    what tables and figures call the originals.
     """
 
     def __init__(self, backbone: nn.Module, outputs: Sequence[Tensor], heads: Sequence[nn.Module],

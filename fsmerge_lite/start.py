@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .architectures import build
-from .architectures.graph import Layer, Space, inputs_of, to_device
+from .architectures import build, reads
+from .architectures.graph import Layer, Space
 from .engine.fitting import hidden_bar
+from .engine.images import Calibration, same_tasks
+from .engine.running import to_device
 from .supernet import SuperNet
-from .training import Calibration, same_tasks
 
 
 @torch.no_grad()
@@ -34,12 +35,9 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, batch
         batch_size: images at a time, >= 1.
         progress: show a bar; None shows it in a terminal or notebook.
 
-    Returns:
-        the net, on which `fold()` already gives a working model and `train_global` goes on.
-
-    Raises:
-        ValueError: images of another number of tasks, fewer heads than originals, heads smaller than an original's, or
-            norms that mix the shares: on the stream itself, on q and k, or inside attention and MLP.
+    Returns the net: `fold()` already gives a working model, and `train_global` goes on from there. Raises ValueError
+    for images of another number of tasks, fewer heads than originals, heads smaller than an original's, or norms that
+    mix the shares: on the stream itself, on q and k, or inside attention and MLP.
     """
     same_tasks(net.originals, images)
     if not ridge > 0 or batch_size < 1:
@@ -59,18 +57,17 @@ def _check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
     for vector in net.graph.norms:
         if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":
-            raise ValueError(f"{vector.module} is a norm that mixes the channels of different originals, which "
+            name = vector.name.rpartition(".")[0]
+            raise ValueError(f"{name} is a norm that mixes the channels of different originals, which "
                              "subspaces keep apart; start with init='first'")
     for name, space in net.graph.spaces.items():
-        if space.kind != "heads":
-            continue
-        if space.heads < len(net.originals):
+        if space.kind == "heads" and space.heads < len(net.originals):
             raise ValueError(f"subspaces give every original heads of its own, but {len(net.originals)} originals "
                              f"meet {space.heads} heads; start with init='first'")
-        for i, own in enumerate((graph.spaces[name] for graph in net.graphs), 1):
-            if own.unit > space.unit:
-                raise ValueError(f"original {i} has heads of size {own.unit}, the merged model of size {space.unit}; "
-                                 "subspaces need heads at least as large: start with init='first'")
+        for i, graph in enumerate(net.graphs, 1):
+            if space.kind == "heads" and graph.spaces[name].unit > space.unit:
+                raise ValueError(f"original {i} has heads of size {graph.spaces[name].unit}, the merged model of size "
+                                 f"{space.unit}; subspaces need heads at least as large: start with init='first'")
 
 
 class _Start:
@@ -83,14 +80,9 @@ class _Start:
         self.merged.load_state_dict(net.folded())
         self.stream = self._stream() if net.graph.residual else None
 
-    # ------------------------------------------------------------ what the originals and the merged model read
-
     def _reads(self, model: nn.Module, name: str | None, x: Tensor) -> Tensor:
-        """What a module of a model reads, or the model's features where `name` is None: rows (n, d)."""
-        def run() -> Tensor:
-            return self.net.architecture.features(model, to_device(x, self.like))
-        read = run() if name is None else inputs_of(model, [name], run, stop=True)[name]
-        return read.flatten(0, -2).double()  # for sums of many squares
+        """What a layer of a model reads, or the model's features where `name` is None: rows (n, d)."""
+        return reads(model, name, to_device(x, self.like)).flatten(0, -2).double()  # for sums of many squares
 
     def moment(self, i: int, name: str | None, norm: bool = False) -> Tensor:
         """E x x^T of what original i's module reads on its own task; with `norm`, of x / its size, less its mean."""
@@ -112,8 +104,6 @@ class _Start:
         gram.diagonal().add_(self.ridge * gram.diagonal().mean())
         return torch.linalg.solve(gram, cross / rows).T.to(self.like)
 
-    # ------------------------------------------------------------ each original's share of what is written
-
     def _shares(self, size: int) -> list[Tensor]:
         """Who gets which of `size` places, at least one each: a merge of two counts twice."""
         ends = torch.tensor([len(original.heads) for original in self.net.originals]).cumsum(0)
@@ -129,7 +119,7 @@ class _Start:
         ones = torch.ones(d, 1, dtype=torch.float64)
         noise = torch.randn(d, d - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         directions = torch.linalg.qr(torch.cat([ones, noise], 1)).Q[:, 1:].to(self.like.device)  # (d*, d* - 1)
-        norms, merges = dict.fromkeys(vector.module for vector in self.net.graph.norms), []
+        norms, merges = dict.fromkeys(name.rpartition(".")[0] for name in self.net.norms), []
         for i, share in enumerate(self._shares(d - 1)):
             moments = sum(self.moment(i, norm, norm=True) for norm in norms)
             principal = torch.linalg.eigh(moments).eigenvectors.flip(1).T[:len(share)]  # (share, d_i)
@@ -139,11 +129,10 @@ class _Start:
 
     def _what_counts(self, i: int, space: str) -> tuple[Tensor, Tensor]:
         """What original i's next layer makes of a space: its weight (o, d), and the moment (d, d) of what it reads."""
-        reader = self.net.graph.reader(space)
+        reader = next((layer for layer in self.net.graph.layers if layer.reads == space), None)
         moment = self.moment(i, reader and reader.name).cpu()
-        if reader is None:
-            return torch.eye(len(moment), dtype=torch.float64), moment
-        return self.net.backbones[i].get_submodule(reader.name).weight.double().cpu(), moment
+        weight = reader and self.net.backbones[i].get_submodule(reader.name).weight
+        return torch.eye(len(moment)).double() if reader is None else weight.double().cpu(), moment
 
     def _units(self, i: int, own: Space, merged: Space) -> Tensor:
         """M0_i (d*, d_i): of original i's units, those from which the next layer's outcome is best rebuilt.
@@ -157,18 +146,22 @@ class _Start:
         root = values.clamp(min=0).sqrt()[:, None] * vectors.T * weight.norm(dim=0)  # root^T root: weighed moment
         share = self._shares(merged.size)[i]
         best = torch.from_numpy(qr(root.numpy(), mode="r", pivoting=True)[1].copy())[:len(share)]
-        return _select(merged.size, own.size, share[:len(best)], best.sort().values).to(self.like)
+        return self._select(merged, own, share[:len(best)], best.sort().values)
 
     def _heads(self, i: int, own: Space, merged: Space) -> Tensor:
         """M0_i (d*, d_i): original i's heads that tell the most of all its heads, in the merged model's heads."""
         weight, moment = self._what_counts(i, own.name)
         share = self._shares(merged.heads)[i]
         best = _best_groups(moment, weight, own.unit, len(share))
-        rows = (share[:len(best), None] * merged.unit + torch.arange(own.unit)).flatten()
-        columns = (best[:, None] * own.unit + torch.arange(own.unit)).flatten()
-        return _select(merged.size, own.size, rows, columns).to(self.like)
+        unit = torch.arange(own.unit)
+        rows, columns = (share[:len(best), None] * merged.unit + unit, best[:, None] * own.unit + unit)
+        return self._select(merged, own, rows.flatten(), columns.flatten())
 
-    # ------------------------------------------------------------ one layer
+    def _select(self, merged: Space, own: Space, rows: Tensor, columns: Tensor) -> Tensor:
+        """M0_i (d*, d_i) with ones at (rows[j], columns[j])."""
+        matrix = torch.zeros(merged.size, own.size)
+        matrix[rows, columns] = 1.0
+        return matrix.to(self.like)
 
     def place(self, layer: Layer) -> None:
         """Put M0_i W_i U0_i in the place of W_i, with M and U at the identity."""
@@ -184,30 +177,18 @@ class _Start:
         if merged.kind == "hidden":
             return self._units(i, own, merged)
         heads = self._heads(i, own, merged)
-        # Attention scales q k by the head's size: larger heads need larger q and k, see `resized`.
-        larger = (merged.unit / own.unit) ** 0.25
-        return torch.stack([heads if space == own.name else larger * heads for space in layer.writes])
+        ratio = merged.unit / own.unit  # larger heads need larger q and k, see `Space`
+        return torch.stack([ratio ** self.net.graph.spaces[space].growth * heads for space in layer.writes])
 
 
 def _best_groups(moment: Tensor, weight: Tensor, size: int, count: int) -> Tensor:
     """The `count` groups of `size` neighbouring channels from which weight @ x is best rebuilt, greedily."""
-    chosen: list[int] = []
-    groups = range(len(moment) // size)
+    def unexplained(groups: list[int]) -> float:
+        """E || W x - its least-squares fit from the groups ||^2. On the CPU, whose `lstsq` takes any rank."""
+        at = torch.cat([torch.arange(g * size, (g + 1) * size) for g in groups])
+        known = torch.linalg.lstsq(moment[at][:, at], moment[at]).solution
+        return torch.trace(weight @ (moment - moment[:, at] @ known) @ weight.T).item()
+    chosen, groups = [], set(range(len(moment) // size))
     for _ in range(min(count, len(groups))):
-        errors = {g: _unexplained(moment, weight, size, [*chosen, g]) for g in groups if g not in chosen}
-        chosen.append(min(errors, key=errors.get))
+        chosen.append(min(sorted(groups.difference(chosen)), key=lambda g: unexplained([*chosen, g])))
     return torch.tensor(sorted(chosen))
-
-
-def _unexplained(moment: Tensor, weight: Tensor, size: int, groups: list[int]) -> float:
-    """E || W x - its least-squares fit from the groups' channels ||^2. On the CPU, whose `lstsq` takes any rank."""
-    at = torch.cat([torch.arange(g * size, (g + 1) * size) for g in groups])
-    known = torch.linalg.lstsq(moment[at][:, at], moment[at]).solution
-    return torch.trace(weight @ (moment - moment[:, at] @ known) @ weight.T).item()
-
-
-def _select(out: int, in_: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Ones at (rows[j], columns[j]) of a matrix (out, in)."""
-    matrix = torch.zeros(out, in_)
-    matrix[rows, columns] = 1.0
-    return matrix

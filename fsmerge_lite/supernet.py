@@ -2,15 +2,15 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .architectures import architecture, build, check_originals, check_same, describe, graph_of
-from .architectures.graph import Layer, Vector, inputs_of, to_device
+from .architectures import architecture, build, check_originals, check_same, describe, graph_of, reads
+from .architectures.graph import Graph, Layer, Vector
 from .engine.files import fingerprint, load_file, save_file
+from .engine.running import inputs_of, to_device
 from .layers import KINDS, Folded, SuperTokens, fold_together
 from .matrices import INITS, Merge, Unmerge, scaled_rank
 from .models import Merged, Original
@@ -31,7 +31,7 @@ class SuperNet(nn.Module):
         rank: r of the low-rank parts, 1 <= r <= the smallest width; inside a ViT's MLP scaled by hidden / dim.
         structure: diagonal, low_rank, diagonal_low_rank or full.
         init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
-            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `resized`.
+            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `Space`.
         into: a model of the merged model's widths, by default original 1's; its weights do not matter.
         seed: of the random numbers in M and U. The caller's random numbers go on undisturbed.
 
@@ -60,40 +60,48 @@ class SuperNet(nn.Module):
         self.graph, self.graphs = graph_of(self.body), [graph_of(backbone) for backbone in self.backbones]
         width = min(graph.narrowest for graph in (self.graph, *self.graphs))
         if "low_rank" in structure and not 1 <= rank <= width:
-            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank} "
-                             "(the narrowest of the originals and of the merged model counts)")
+            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank} (the narrowest model counts)")
         self.norms = [vector.name for vector in self.graph.norms]  # the merged model's own: they do not fold
-        self._set_norms()
-        frozen = [self.architecture.resized(backbone, self.body) for backbone in self.backbones]
+        for vector in self.graph.norms:
+            self._set_norm(vector)
+        frozen = [self._resized(backbone, graph) for backbone, graph in zip(self.backbones, self.graphs)]
         for layer in self.graph.layers:
             self._place(layer, [backbone.get_submodule(layer.name) for backbone in frozen], init)
         self._place_tokens({v.name: [b.get_parameter(v.name) for b in frozen] for v in self.graph.tokens})
         self.outputs = self._matrices(Unmerge, self.graph.output, 1, init)
         self.eval()
 
-    # ------------------------------------------------------------ making it
+    def _set_norm(self, vector: Vector) -> None:
+        """A norm of the merged model: original 1's, or the average of all where they have one width.
 
-    def _set_norms(self) -> None:
-        """The merged model's norms: original 1's, or the average of all where they have one width."""
-        for vector in self.graph.norms:
-            p = self.body.get_parameter(vector.name).requires_grad_(True)
-            own = [backbone.get_parameter(vector.name).data for backbone in self.backbones]
-            average = self.init == "average" and all(o.shape == p.shape for o in own)
-            self._start_norm(p.data, torch.stack(own).mean(0) if average else own[0], vector)
-
-    def _start_norm(self, p: Tensor, own: Tensor, vector: Vector) -> None:
-        """Let a wider norm compute what original 1's computes, with its channels at `Space.match`.
-
-        Next to zeros, what a norm writes is c = (d* / d)^(1/2) times as large: its weight takes c back. What is to be
-        larger in a wider model is the stream, c times, and q and k, c^(1/2) times; see `resized`.
+        Next to zeros, what a wider norm writes is (d* / d)^(1/2) times as large: its weight takes that back.
         """
-        rows, cols = self.graph.spaces[vector.space].match(self.graphs[0].spaces[vector.space])
+        p = self.body.get_parameter(vector.name).requires_grad_(True).data
+        own = [backbone.get_parameter(vector.name).data for backbone in self.backbones]
+        average = self.init == "average" and all(o.shape == p.shape for o in own)
+        space, ratio = self.graph.spaces[vector.space], max(1, len(p) / len(own[0]))
+        rows, cols = space.match(self.graphs[0].spaces[vector.space])
         if vector.role == "per_head":
-            rows = cols = torch.arange(min(len(p), len(own)))
-        c = max(1, len(p) / len(own)) ** 0.5
-        larger = {"on_stream": c, "per_head": c ** 0.5}.get(vector.role, 1.0)
-        p[rows] = own[cols]
-        p *= larger / c if vector.name.endswith("weight") else larger
+            rows = cols = torch.arange(min(len(p), len(own[0])))
+        p[rows] = torch.stack(own).mean(0) if average else own[0][cols]
+        if vector.role != "norm":  # it writes to the space, rather than reads it
+            p *= ratio ** space.growth
+        if vector.name.endswith("weight"):
+            p /= ratio ** 0.5
+
+    def _resized(self, backbone: nn.Module, graph: Graph) -> nn.Module:
+        """A backbone with all that it writes as large as in the merged model's widths; see `Space`."""
+        if all(self.graph.spaces[name].unit == space.unit for name, space in graph.spaces.items()):
+            return backbone
+        backbone = copy.deepcopy(backbone)
+        written = {f"{layer.name}.{part}": (layer.writes, 0) for layer in graph.layers for part in ("weight", "bias")}
+        written |= {token.name: ((token.space,), -1) for token in graph.tokens}
+        for name, p in backbone.named_parameters():
+            spaces, dim = written.get(name, ((), 0))
+            if spaces:
+                parts = zip(spaces, p.data.chunk(len(spaces), dim))
+                p.data = torch.cat([self.graph.spaces[s].resized(x, graph.spaces[s], dim) for s, x in parts], dim)
+        return backbone
 
     def _place(self, layer: Layer, frozen: Sequence[nn.Module], init: str, stored: bool = False) -> None:
         """The SuperNet layer of k frozen layers, with new M and U."""
@@ -115,10 +123,7 @@ class SuperNet(nn.Module):
             module.register_buffer(last, torch.empty(0) if token is None else token, persistent=False)
 
     def _matrices(self, kind: type[Merge] | type[Unmerge], space: str, blocks: int, init: str) -> nn.ModuleList:
-        """One M (o*, o_i) or U (d_i, d*) for each original, on channels of this space.
-
-        At `identity` the frozen weights have the merged model's widths already, and so have M and U.
-        """
+        """One M (o*, o_i) or U (d_i, d*) for each original. At `identity` all have the merged model's widths."""
         matrices, like, merged = nn.ModuleList(), next(self.backbones[0].parameters()), self.graph.spaces[space]
         for i, graph in enumerate(self.graphs):
             own, rank = graph.spaces[space], self.rank
@@ -140,33 +145,23 @@ class SuperNet(nn.Module):
         k U0_i (d_i, d*), or None where the layer reads the input itself.
         """
         merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
-        own = [backbone.get_submodule(layer.name) for backbone in self.backbones]
-        weights = [(m @ o.weight.to(m).flatten(1)).unflatten(1, o.weight.shape[1:]) for m, o in zip(merges, own)]
-        biases = [None if o.bias is None else m @ o.bias.to(m) for m, o in zip(merges, own)]
-        if unmerges is not None:
-            weights = [weight @ unmerge for weight, unmerge in zip(weights, unmerges)]
-        self._place_stored(layer, weights, biases, unmerges or [None] * len(own))
+        frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
+        for own, m, u in zip(frozen, merges, unmerges or [None] * len(frozen)):
+            weight = (m @ own.weight.to(m).flatten(1)).unflatten(1, own.weight.shape[1:])
+            own.weight = nn.Parameter(weight if u is None else weight @ u)
+            own.bias = None if own.bias is None else nn.Parameter(m @ own.bias.to(m))
+        self._place(layer, frozen, "identity", stored=True)
+        for i, readout in enumerate(unmerges or ()):
+            self.body.get_submodule(layer.name).register_buffer(f"readout{i}", readout)
         if layer == self.graph.layers[0]:
             self._place_tokens({v.name: [b.get_parameter(v.name).to(m) @ m.T for b, m in zip(self.backbones, merges)]
                                 for v in self.graph.tokens}, stored=True)
-
-    def _place_stored(self, layer: Layer, weights: Sequence[Tensor], biases: Sequence[Tensor | None],
-                      readouts: Sequence[Tensor | None]) -> None:
-        """The SuperNet layer of these frozen weights, of the merged model's widths, with M and U at the identity."""
-        frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
-        for own, weight, bias in zip(frozen, weights, biases):
-            own.weight, own.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
-        self._place(layer, frozen, "identity", stored=True)
-        for i, readout in enumerate(readouts):
-            self.body.get_submodule(layer.name).register_buffer(f"readout{i}", readout)
 
     def set_outputs(self, outputs: Sequence[Tensor]) -> None:
         """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
         self.outputs = nn.ModuleList(Unmerge(*output.shape, "full").to(output) for output in outputs)
         for learned, output in zip(self.outputs, outputs):
             learned.S.data[0] = output
-
-    # ------------------------------------------------------------ folding and running
 
     def train(self, mode: bool = True) -> "SuperNet":
         """Always eval mode: the originals' dropout must not run, because the fold has none."""
@@ -214,15 +209,15 @@ class SuperNet(nn.Module):
         A large layer folds itself when its turn comes: the gradients with respect to all W* are never there at once.
         """
         folds, tokens = self._folds() if folded else {}, self.tokens()
-        layers = {name: self.body.get_submodule(name) for name in folds}
+        layers = [self.body.get_submodule(name) for name in folds]
         try:
             self._set_tokens(tokens)
-            for name, layer in layers.items():
-                layer.as_one, layer.recomputed = folds[name], self.grad_checkpointing
+            for layer, fold in zip(layers, folds.values()):
+                layer.as_one, layer.recomputed = fold, self.grad_checkpointing and fold == layer.fold
             yield
         finally:
             self._set_tokens(dict.fromkeys(tokens))
-            for layer in layers.values():
+            for layer in layers:
                 layer.as_one = None
 
     @torch.no_grad()
@@ -265,10 +260,9 @@ class SuperNet(nn.Module):
     @torch.no_grad()
     def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:
         """What each original's own next layer reads after `depth` blocks: LN(x_i), a list of k for each depth."""
-        layers, x = self.layers_at(depths), to_device(x, next(self.parameters()))
-        seen = [inputs_of(backbone, layers.values(), partial(self.architecture.features, backbone, x), stop=True)
-                for backbone in self.backbones]
-        return {depth: [read[name] for read in seen] for depth, name in layers.items()}
+        x = to_device(x, next(self.parameters()))
+        return {depth: [reads(backbone, layer, x) for backbone in self.backbones]
+                for depth, layer in self.layers_at(depths).items()}
 
     def layers_at(self, depths: Sequence[int | None]) -> dict[int, str]:
         """The layers that read the features after so many blocks. Raises ValueError for an unknown depth."""
@@ -277,44 +271,39 @@ class SuperNet(nn.Module):
                 raise ValueError(f"no depth {depth}; this model has features at {sorted(self.graph.readouts)}")
         return {depth: self.graph.readouts[depth] for depth in depths if depth is not None}
 
-    # ------------------------------------------------------------ saving and restoring
-
-    def hashes(self) -> list[str]:
-        """The fingerprint of each original's backbone."""
-        return [fingerprint(original.backbone.state_dict()) for original in self.originals]
+    def card(self) -> dict:
+        """What it was made of and how, in plain values; of the originals' backbones, their fingerprints."""
+        originals = [fingerprint(original.backbone.state_dict()) for original in self.originals]
+        return {"originals": originals, "rank": self.rank, "structure": self.structure, "init": self.init,
+                "into": self.config, "seed": self.seed, "provenance": self.provenance}
 
     def save(self, path: str | Path) -> None:
         """Write M, U, norms and what a start replaced as one safetensors file; `load_supernet` reads it."""
-        save_file(path, self.state_dict(), {
-            "format": "fsmerge_lite.SuperNet", "rank": self.rank, "structure": self.structure, "init": self.init,
-            "into": self.config, "seed": self.seed, "originals": self.hashes(), "provenance": self.provenance})
+        save_file(path, self.state_dict(), {"format": "fsmerge_lite.SuperNet", **self.card()})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over the `state_dict` of a SuperNet of the same originals, also one with replaced frozen weights."""
-        like, k = next(self.parameters()), range(len(self.backbones))
-
-        def stored(name: str) -> list[Tensor | None]:
-            return [state[f"{name}{i}"].to(like) if f"{name}{i}" in state else None for i in k]
+        like, merged = next(self.parameters()), self.graph.spaces
         for layer in self.graph.layers:
-            weights, biases, readouts = (stored(f"body.{layer.name}.{part}") for part in ("weight", "bias", "readout"))
-            if weights[0] is not None:
-                self._place_stored(layer, weights, biases, readouts)
-        if "tokens.rows0" in state:
-            tokens = [self.tokens.unpack(rows) for rows in stored("tokens.rows")]
-            self._place_tokens({name: [own[name] for own in tokens] for name in tokens[0]}, stored=True)
+            if f"body.{layer.name}.weight0" in state:  # room for what a start has put there
+                out, read = layer.writes[0], layer.reads
+                merges = [like.new_zeros(len(layer.writes), merged[out].size, own.spaces[out].size)
+                          for own in self.graphs]
+                self.replace(layer, merges, read and [like.new_zeros(own.spaces[read].size, merged[read].size)
+                                                      for own in self.graphs])
         if "outputs.0.S" in state:
-            self.set_outputs([state[f"outputs.{i}.S"][0].to(like) for i in k])
+            self.set_outputs([state[f"outputs.{i}.S"][0].to(like) for i in range(len(self.graphs))])
         self.load_state_dict(state)
 
 
 def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
-    """Read a SuperNet that `SuperNet.save` wrote, half-trained or not, after any start.
+    """Read a SuperNet that `SuperNet.save` wrote, half-trained or not, after any start, of the same originals.
 
-    `originals` are those that it was made of, in their order; of others, it raises ValueError. Raises as `load_file`.
+    Raises as `load_file` does, and ValueError for other originals or another order of them.
     """
     state, card = load_file(path, "fsmerge_lite.SuperNet")
     net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"])
-    if net.hashes() != card["originals"]:
+    if net.card()["originals"] != card["originals"]:
         raise ValueError(f"{path} is a SuperNet of other originals, or of these in another order")
     net.to(next(iter(state.values())).dtype).restore(state)
     net.provenance = card["provenance"]

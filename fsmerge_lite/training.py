@@ -1,57 +1,17 @@
 """What is reconstructed: the loss of the paper on output and inner features, trained globally or block by block."""
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .architectures import architecture
-from .architectures.graph import inputs_of, to_device
-from .engine.files import fingerprint
+from .architectures import reads
 from .engine.fitting import Checkpoint, History, fit
+from .engine.images import Calibration, same_tasks
+from .engine.running import to_device
 from .models import Original
 from .supernet import SuperNet
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Unlabeled images whose task is known: images (n, 3, H, W) in [-1, 1], and owner (n,), the task's place 0..k-1."""
-
-    images: Tensor
-    owner: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def of(self, i: int) -> Tensor:
-        """The images of task i."""
-        return self.images[self.owner == i]
-
-    def hash(self) -> str:
-        """Their fingerprint."""
-        return fingerprint({"images": self.images, "owner": self.owner})
-
-    def grouped(self, groups: Sequence[int]) -> "Calibration":
-        """The same images, those of task i now owned by `groups[i]`: [0, 0, 1] to merge a merge of 0 and 1 with 2.
-
-        Raises ValueError for not one group for each task, or groups that are not 0..m-1.
-        """
-        groups, k = list(groups), int(self.owner.max()) + 1
-        if len(groups) != k or set(groups) != set(range(len(set(groups)))):
-            raise ValueError(f"groups must name one of 0, 1, ... for each of {k} tasks, none left out; got {groups}")
-        return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
-
-
-def same_tasks(originals: Sequence, images: Calibration) -> None:
-    """Refuse images of another number of tasks than there are originals, or none of a task."""
-    k = int(images.owner.max()) + 1
-    if k != len(originals):
-        raise ValueError(f"the images are of {k} tasks, but there are {len(originals)} originals")
-    missing = set(range(k)) - set(images.owner.tolist())
-    if missing:
-        raise ValueError(f"there is no image of task {min(missing)} (from 0); every original needs some of its own")
 
 
 @torch.no_grad()
@@ -66,18 +26,9 @@ def target_features(originals: Sequence[Original], images: Calibration, like: Te
     targets = []
     for i, original in enumerate(originals):  # one original at a time on the device of the training
         backbone = copy.deepcopy(original.backbone).to(like)
-        read = [_read(backbone, layer, x, like) for x in images.of(i).split(batch_size)]
+        read = [reads(backbone, layer, to_device(x, like)) for x in images.of(i).split(batch_size)]
         targets.append(torch.cat([x.cpu() for x in read] if layer else read))
     return targets
-
-
-@torch.no_grad()
-def _read(backbone: torch.nn.Module, layer: str | None, x: Tensor, like: Tensor) -> Tensor:
-    """What a layer of a backbone reads for images x, or the backbone's features."""
-    known, x = architecture(backbone), to_device(x, like)
-    if layer is None:
-        return known.features(backbone, x)
-    return inputs_of(backbone, [layer], lambda: known.features(backbone, x), stop=True)[layer]
 
 
 class Reconstruction:
@@ -154,17 +105,6 @@ def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, f
                                   off_task if depth is None else 0.0, weight) for depth, weight in weights.items()}
 
 
-# ---------------------------------------------------------------- global and local
-
-def _checkpoint(path: str | Path | None, net: SuperNet, images: Calibration, **settings) -> Checkpoint | None:
-    """A checkpoint that knows all that the run depends on."""
-    if path is None:
-        return None
-    made_of = {"originals": net.hashes(), "rank": net.rank, "structure": net.structure, "widths": net.config,
-               "provenance": net.provenance}
-    return Checkpoint(path, {**made_of, "images": images.hash(), **settings}, net)
-
-
 def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
                  seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0,
                  checkpoint: str | Path | None = None, **optimisation) -> History:
@@ -188,12 +128,13 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     Raises ValueError for images of another number of tasks, a number outside its range, an unknown depth or another
     run's checkpoint, and FloatingPointError when the loss is no longer finite.
     """
-    settings = {"seed": seed, "batch_size": batch_size, "depths": list(depths), "inner": inner, "off_task": off_task}
+    settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size, "depths": list(depths),
+                "inner": inner, "off_task": off_task}
     weights = {None: 1.0} | {depth: inner / len(depths) for depth in depths}
     loss = objective(lambda x: net.features(x, list(weights)), errors_of(net, images, weights, off_task), images,
                      batch_size, seed, next(net.parameters()))
     history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",
-                  checkpoint=_checkpoint(checkpoint, net, images, **settings), **optimisation)
+                  checkpoint=checkpoint and Checkpoint(checkpoint, net.card() | settings, net), **optimisation)
     net.provenance = [*net.provenance, {"trained": "global", "steps": steps, "lr": lr, **settings}]
     return history
 
@@ -214,7 +155,8 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
 
     Returns one `History` a readout: depth 0 or 1 first, the output features last.
     """
-    settings, done, histories = {"seed": seed, "batch_size": batch_size}, set(), []
+    settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size}
+    done, histories = set(), []
     learned = {name: p for name, p in net.named_parameters() if p.requires_grad}
     try:
         for depth in [*net.graph.readouts, None]:  # None: the output features
@@ -225,9 +167,10 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
             where = "output" if depth is None else f"depth{depth}"
             loss = objective(_readout(net, depth), errors_of(net, images, {depth: 1.0}), images, batch_size, seed,
                              next(net.parameters()))
-            run = _checkpoint(checkpoint and f"{checkpoint}.{where}", net, images, local=where, **settings)
             histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr,
-                                 name=f"local: {where.replace('depth', 'depth ')}", checkpoint=run, **optimisation))
+                                 name=f"local: {where.replace('depth', 'depth ')}", **optimisation,
+                                 checkpoint=checkpoint and Checkpoint(
+                                     f"{checkpoint}.{where}", net.card() | settings | {"local": where}, net)))
     finally:
         for p in learned.values():
             p.requires_grad_(True)
@@ -237,28 +180,26 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
 
 def until(net: SuperNet, depth: int | None) -> list[tuple[str, Tensor]]:
     """The learned parameters that the readout after `depth` blocks depends on; None: all, up to the output."""
+    named = list(net.named_parameters())  # in the order of the forward
     if depth is None:
-        return list(net.named_parameters())
-    reader, before = f"body.{net.graph.readouts[depth]}", []
-    for name, p in net.named_parameters():  # in the order of the forward
-        if name.startswith(f"{reader}.merges"):
-            break
-        before.append((name, p))
-    return before + [(f"{reader}.unmerges.{name}", p)
-                     for name, p in net.get_submodule(reader).unmerges.named_parameters()]
+        return named
+    reader = f"body.{net.graph.readouts[depth]}"
+    end = next(n for n, (name, _) in enumerate(named) if name.startswith(f"{reader}.merges"))
+    return named[:end] + [pair for pair in named if pair[0].startswith(f"{reader}.unmerges")]
 
 
 def _readout(net: SuperNet, depth: int | None) -> Features:
     """Images -> the k originals' features at this depth, rebuilt; None: the output features."""
     if net.graph.residual or any("readout0" in name for name, _ in net.named_buffers()):
         return lambda x: net.features(x, [depth])
-    space = net.graph.output if depth is None else net.graph.layer(net.graph.readouts[depth]).reads
-    name = next(layer.name for layer in net.graph.layers if space in layer.writes)
+    names = [layer.name for layer in net.graph.layers]
+    name = names[-1 if depth is None else names.index(net.graph.readouts[depth]) - 1]  # it writes what is read
     writer = net.body.get_submodule(name)
 
     def read_alone(x: Tensor) -> dict[int | None, list[Tensor]]:
-        """The layer that writes what is read, on what each original's own layer reads."""
-        writer.given = [_read(backbone, name, x, x) for backbone in net.backbones]
+        """With the layer that writes it on what each original's own layer reads."""
+        with torch.no_grad():
+            writer.given = [reads(backbone, name, x) for backbone in net.backbones]
         try:
             return net.features(x, [depth])
         finally:

@@ -1,9 +1,11 @@
 """The architectures that can be merged, and what must be equal in two models of a merge."""
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..engine.running import inputs_of
 from .graph import Architecture, Graph
 from .mlp import MLPs
 from .vit import ViTs
@@ -22,17 +24,14 @@ def architecture(model: nn.Module) -> Architecture:
 
 
 def describe(backbone: nn.Module) -> dict:
-    """The architecture of a backbone as a dict of plain values, from which `build` makes it again.
-
-    Raises TypeError for an architecture that is not known, ValueError for a variant of it that is not supported.
-    """
+    """The architecture of a backbone as plain values; TypeError or ValueError for what is not supported, by name."""
     return architecture(backbone).describe(backbone)
 
 
 def build(config: dict) -> nn.Module:
-    """A fresh backbone from what `describe` wrote down, in eval mode. The caller's random numbers go on undisturbed.
+    """A fresh backbone from what `describe` wrote down, in eval mode. Raises ValueError for an unknown kind.
 
-    Raises ValueError for a description of no kind that is known.
+    The caller's random numbers go on undisturbed.
     """
     for known in ARCHITECTURES:
         if known.kind == config.get("kind"):
@@ -43,7 +42,20 @@ def build(config: dict) -> nn.Module:
 
 def graph_of(backbone: nn.Module) -> Graph:
     """The spaces, layers and vectors of a backbone. Raises ValueError for a parameter that the graph does not name."""
-    return architecture(backbone).graph(backbone).checked(backbone)
+    graph = architecture(backbone).graph(backbone)
+    known = {f"{layer.name}.{part}" for layer in graph.layers for part in ("weight", "bias")}
+    known |= {vector.name for vector in graph.vectors}
+    for name, _ in backbone.named_parameters():
+        if name not in known:
+            raise ValueError(f"this {type(backbone).__name__} has a parameter {name} that the graph of its "
+                             "architecture does not name; a merge would leave it out")
+    return graph
+
+
+def reads(backbone: nn.Module, layer: str | None, x: Tensor) -> Tensor:
+    """What a layer of a backbone reads for inputs x; None: the features of the backbone."""
+    features = partial(architecture(backbone).features, backbone, x)
+    return features() if layer is None else inputs_of(backbone, [layer], features, stop=True)[layer]
 
 
 def check_originals(backbones: Sequence[nn.Module]) -> None:
@@ -78,5 +90,3 @@ def check_same(config: dict, first: dict, who: str) -> None:
     for key in first:
         if key not in WIDTHS and config[key] != first[key]:
             raise ValueError(f"{who} has {key} = {config[key]}, original 1 has {first[key]}; only widths may differ")
-    if "sizes" in first and config["sizes"][0] != first["sizes"][0]:
-        raise ValueError(f"{who} reads {config['sizes'][0]} inputs, original 1 {first['sizes'][0]}")

@@ -16,18 +16,25 @@ BERT needs nothing more:
   norms. The fitted start, which gives every original channels of its own, refuses them by name.
 - *Positions and types* are vectors of role "token". They go through the M of the first layer, like ViT's.
 """
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-import timm.layers
 import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of channels that only make sense together."""
+    """A set of channels that only make sense together.
+
+    Two models whose spaces have different widths match by head and unit. For a wider model to compute what a narrower
+    one does, its channels must be (unit* / unit)^growth times as large.
+
+    - A wider stream holds x* = c (x - mean x), c = (d* / d)^(1/2), and zeros. x* has mean 0 and the variance of x, so
+      that a LayerNorm of it gives c LN(x); the norm's weight takes c back. LayerNorm ignores the mean of x.
+    - Attention divides q k by unit^(1/2). So q and k both get the factor (unit* / unit)^(1/4).
+    """
 
     name: str  # such as "features" or "blocks.0.hidden"
     kind: str  # "residual" (many layers write to it), "heads" (inside attention), "hidden" (from one layer to the next)
@@ -35,6 +42,8 @@ class Space:
     heads: int = 1  # number of equal parts, one for each head of attention
     group: str = ""  # spaces of one group have their heads in one order
     seen: tuple[str, ...] = ()  # modules whose input holds the space; "" stands for the output of the model
+    growth: float = 0.0
+    centred: bool = False  # whether all that read it ignore its mean
 
     @property
     def unit(self) -> int:
@@ -42,13 +51,17 @@ class Space:
         return self.size // self.heads
 
     def match(self, other: "Space") -> tuple[Tensor, Tensor]:
-        """Which channels of the two, (n,) and (n,), stand for each other: unit j of head h for unit j of head h.
-
-        What does not fit into both is left out.
-        """
+        """Which channels of the two, (n,) and (n,), stand for each other; what does not fit into both is left out."""
         head = torch.arange(min(self.heads, other.heads))[:, None]
         unit = torch.arange(min(self.unit, other.unit))
         return (head * self.unit + unit).flatten(), (head * other.unit + unit).flatten()
+
+    def resized(self, x: Tensor, own: "Space", dim: int) -> Tensor:
+        """What is written to the space `own` of a narrower model, along `dim`, as it is to be written to this one."""
+        ratio = self.unit / own.unit
+        if self.kind == "residual" and ratio <= 1:
+            return x
+        return ratio ** self.growth * (x - x.mean(dim, keepdim=True) if self.centred else x)
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,6 @@ class Vector:
     name: str
     space: str
     role: str
-
-    @property
-    def module(self) -> str:
-        """The module that owns it."""
-        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -114,54 +122,35 @@ class Graph:
         """The smallest width that limits the rank: the residual stream's, or without one the narrowest space's."""
         return self.residual.size if self.residual else min(space.size for space in self.spaces.values())
 
-    def layer(self, name: str) -> Layer:
-        """The layer of that name."""
-        return next(layer for layer in self.layers if layer.name == name)
-
-    def reader(self, space: str) -> Layer | None:
-        """The first layer that reads a space; None where only the output of the model does."""
-        return next((layer for layer in self.layers if layer.reads == space), None)
-
-    def checked(self, model: nn.Module) -> "Graph":
-        """This graph. Raises ValueError for a parameter of the model that is neither in a layer nor a vector."""
-        known = {f"{layer.name}.{part}" for layer in self.layers for part in ("weight", "bias")}
-        known |= {vector.name for vector in self.vectors}
-        for name, _ in model.named_parameters():
-            if name not in known:
-                raise ValueError(f"this {type(model).__name__} has a parameter {name} that the graph of its "
-                                 "architecture does not name; a merge would leave it out")
-        return self
-
 
 class Architecture:
-    """All that the method asks of an architecture; the defaults are for one without pictures, scales and classifier."""
+    """All that the method asks of an architecture.
 
-    kind: str  # how a description names it
-    model: type[nn.Module]  # the class itself; subclasses are not it
+    A subclass has `kind`, the name of its descriptions; `model`, the class itself, of which subclasses are not it; and
+    describe(model), a dict of plain values, or ValueError for a variant that is not supported; build(config), a fresh
+    model from it; graph(model), its `Graph`; input_shape(model), that of one input. The defaults of the other methods
+    are for one without pictures, scales and classifier.
+    """
 
-    def describe(self, model: nn.Module) -> dict:
-        """The architecture as a dict of plain values. Raises ValueError for a variant that is not supported."""
-        raise NotImplementedError
-
-    def build(self, config: dict) -> nn.Module:
-        """A fresh model from a description."""
-        raise NotImplementedError
-
-    def graph(self, model: nn.Module) -> Graph:
-        """Spaces, layers and vectors of a model."""
-        raise NotImplementedError
+    kind: str
+    model: type[nn.Module]
 
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:
         """Raises TypeError or ValueError for a batch that the model does not read."""
-        raise NotImplementedError
+        dtype, shape = next(model.parameters()).dtype, self.input_shape(model)
+        if x.dtype != dtype:
+            raise TypeError(f"the model computes in {dtype}, the inputs are {x.dtype}; convert them (pictures to "
+                            "[-1, 1])")
+        if x.dim() < 2 or shape not in (tuple(x.shape[1:]), (math.prod(x.shape[1:]),)):
+            raise ValueError(f"the model reads inputs (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """The features (B, d) of a batch."""
         return model(x)
 
-    def take_classifier(self, model: nn.Module) -> nn.Module | None:
-        """Take the classifier off a model, and give it; None where there is none."""
-        return None
+    def take_classifier(self, model: nn.Module) -> nn.Module:
+        """Take the classifier off a model, and give it; the identity where there is none."""
+        return nn.Identity()
 
     def absorb_scales(self, model: nn.Module) -> nn.Module:
         """The same function with all vectors of role "scale" at one."""
@@ -171,60 +160,3 @@ class Architecture:
         """The same function of pictures in [-1, 1] instead of (picture - mean) / std with pictures in [0, 1]."""
         raise ValueError(f"mean and std are for models that read pictures, not for {type(model).__name__}; "
                          "normalise its inputs before they are given to it")
-
-    def resized(self, model: nn.Module, into: nn.Module) -> nn.Module:
-        """Weights that compute the same function in a model of other widths, with their channels at `Space.match`."""
-        return model
-
-
-def layer_class(name: str, *homes: object) -> type[nn.Module]:
-    """A norm or activation class by its name, from the first of these modules that has one, else ValueError."""
-    layer = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
-    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-        raise ValueError(f"no layer {name!r} in timm.layers or torch.nn")
-    return layer
-
-
-def norm(config: dict) -> Callable[[int], nn.Module]:
-    """What makes the norm that a description names; timm's classes come first."""
-    return partial(layer_class(config["norm_layer"], timm.layers, nn), eps=config["norm_eps"])
-
-
-def describe_activation(act: nn.Module) -> dict:
-    """The class of an activation and its options, such as GELU's approximate="tanh"."""
-    options = {name: getattr(act, name) for name in getattr(act, "__constants__", ())}
-    return {"act_layer": type(act).__name__, "act_options": options}
-
-
-def activation(config: dict) -> Callable[[], nn.Module]:
-    """What makes the activation that `describe_activation` wrote down; torch's classes come first."""
-    return partial(layer_class(config.get("act_layer", "GELU"), nn, timm.layers), **config.get("act_options", {}))
-
-
-class _AllSeen(Exception):
-    """Every module has been seen, so that the rest of the forward need not run."""
-
-
-def inputs_of(model: nn.Module, names: Iterable[str], run: Callable[[], object], stop: bool = False
-              ) -> dict[str, Tensor]:
-    """What each of the named modules of `model` reads while `run` runs; with `stop`, no further than needed."""
-    seen, names = {}, set(names)
-
-    def watch(_: nn.Module, args: tuple, name: str) -> None:
-        seen[name] = args[0]
-        if stop and len(seen) == len(names):
-            raise _AllSeen
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(watch, name=name)) for name in names]
-    try:
-        run()
-    except _AllSeen:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
-
-
-def to_device(x: Tensor, like: Tensor) -> Tensor:
-    """A batch on the device of `like`. Floats get its dtype too, token ids stay integers."""
-    return x.to(like.device, like.dtype if x.is_floating_point() else None)

@@ -4,15 +4,14 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .graph import Architecture, Graph, Layer, Space, activation, describe_activation
+from ..engine.modules import activation, describe_activation
+from .graph import Architecture, Graph, Layer, Space
 
 
 class MLP(nn.Module):
-    """Linear layers, each followed by an activation. The last activation gives the features.
+    """Linear layers of these widths (inputs, hidden, ..., features), each followed by an activation.
 
-    Args:
-        sizes: widths (inputs, hidden, ..., features), at least two, or ValueError.
-        act_layer: the class of the activation, or a partial of it.
+    Raises ValueError for fewer than two sizes. `act_layer` is a class or a partial of one.
     """
 
     def __init__(self, sizes: Sequence[int], act_layer: type[nn.Module] = nn.GELU):
@@ -37,7 +36,8 @@ class MLPs(Architecture):
 
     def describe(self, model: MLP) -> dict:
         sizes = [model.layers[0].in_features, *(layer.out_features for layer in model.layers)]
-        return {"kind": "mlp", "depth": len(model.layers), "sizes": sizes, **describe_activation(model.act)}
+        return {"kind": "mlp", "depth": len(model.layers), "inputs": sizes[0], "sizes": sizes,
+                **describe_activation(model.act)}
 
     def build(self, config: dict) -> MLP:
         return MLP(config["sizes"], activation(config))
@@ -51,9 +51,5 @@ class MLPs(Architecture):
         layers = tuple(Layer(name, reads, (writes,)) for name, reads, writes in zip(names, [None, *written], written))
         return Graph(spaces, layers, (), "features", dict(enumerate(names[1:], 1)))
 
-    def check_inputs(self, model: MLP, x: Tensor) -> None:
-        dtype, inputs = model.layers[0].weight.dtype, model.layers[0].in_features
-        if x.dtype != dtype:
-            raise TypeError(f"the model computes in {dtype}, the inputs are {x.dtype}; convert them")
-        if x.dim() < 2 or x.flatten(1).shape[1] != inputs:
-            raise ValueError(f"the model reads inputs (B, {inputs}), got {tuple(x.shape)}")
+    def input_shape(self, model: MLP) -> tuple[int, ...]:
+        return (model.layers[0].in_features,)

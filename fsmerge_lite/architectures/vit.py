@@ -7,14 +7,15 @@ tokens and positions are added to the stream directly (paper, appendix B).
 import copy
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
-from .graph import Architecture, Graph, Layer, Space, Vector, activation, describe_activation, norm
+from ..engine.modules import activation, describe_activation, norm, outline
+from .graph import Architecture, Graph, Layer, Space, Vector
 
 STREAM = "features"  # the residual stream; at the end of the model it holds the features
 # Parameters outside the merged layers, without "blocks.N." in front: the space and the role.
@@ -66,8 +67,8 @@ class ViTs(Architecture):
             **describe_activation(block.mlp.act),
         }
         with torch.device("meta"):
-            rebuilt = _outline(self.build(config))
-        for ours, given in zip(rebuilt, _outline(model)):
+            rebuilt = outline(self.build(config))
+        for ours, given in zip(rebuilt, outline(model)):
             if ours != given:
                 raise ValueError(f"this VisionTransformer has {given[0]} = {given[1]}, where {ours[1]} was expected: "
                                  "a variant that SuperNet does not support")
@@ -81,32 +82,31 @@ class ViTs(Architecture):
     def graph(self, model: VisionTransformer) -> Graph:
         """The residual stream; the heads and the hidden units of every block."""
         blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
-        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, seen=(*blocks, "norm"))}
+        centred = isinstance(model.blocks[0].norm1, nn.LayerNorm)
+        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, 1, "", (*blocks, "norm"), 0.5, centred)}
         layers = [Layer("patch_embed.proj", None, (STREAM,), "conv2d")]
         for name, block in zip(blocks, model.blocks):
             qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"
             attn, mlp, heads = f"{name}.attn", f"{name}.mlp", block.attn.num_heads
-            spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn)
+            spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn, growth=0.25)
             spaces[v] = Space(v, "heads", block.attn.attn_dim, heads, group=attn, seen=(f"{attn}.proj",))
             spaces[hidden] = Space(hidden, "hidden", block.mlp.fc1.out_features, seen=(f"{mlp}.fc2",))
             layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)), Layer(f"{attn}.proj", v, (STREAM,)),
                        Layer(f"{mlp}.fc1", STREAM, (hidden,)), Layer(f"{mlp}.fc2", hidden, (STREAM,))]
-        vectors = tuple(vector for name, _ in model.named_parameters() for vector in _vectors(name))
-        return Graph(spaces, tuple(layers), vectors, STREAM, {b: f"{name}.attn.qkv" for b, name in enumerate(blocks)})
+        vectors = []
+        for name, _ in model.named_parameters():
+            block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
+            space, role = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0]) or (STREAM, None)
+            if role:
+                vectors.append(Vector(name, space if space == STREAM else block + space, role))
+        return Graph(spaces, tuple(layers), tuple(vectors), STREAM,
+                     {b: f"{name}.attn.qkv" for b, name in enumerate(blocks)})
 
-    def check_inputs(self, model: VisionTransformer, x: Tensor) -> None:
-        patch = model.patch_embed
-        dtype, shape = patch.proj.weight.dtype, (patch.proj.in_channels, *patch.img_size)
-        if x.dtype != dtype:
-            raise TypeError(f"the model computes in {dtype}, the images are {x.dtype}; "
-                            "convert them (pictures in [-1, 1])")
-        if tuple(x.shape[1:]) != shape:
-            raise ValueError(f"the model reads images (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+    def input_shape(self, model: VisionTransformer) -> tuple[int, ...]:
+        return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
 
-    def take_classifier(self, model: VisionTransformer) -> nn.Module | None:
+    def take_classifier(self, model: VisionTransformer) -> nn.Module:
         head = model.head
-        if isinstance(head, nn.Identity):
-            return None
         model.reset_classifier(0)
         return head
 
@@ -118,7 +118,8 @@ class ViTs(Architecture):
         for block in model.blocks:
             for layer, scale in ((block.attn.proj, block.ls1), (block.mlp.fc2, block.ls2)):
                 if isinstance(scale, LayerScale):
-                    _scale_rows(layer, scale.gamma.data)
+                    for p in layer.parameters():
+                        p.data = torch.einsum("o, o... -> o...", scale.gamma.data, p.data)
                     scale.gamma.data = torch.ones_like(scale.gamma)
         return model
 
@@ -148,39 +149,6 @@ class ViTs(Architecture):
                              "hold the mean of its pictures; train it on pictures in [-1, 1]")
         return model
 
-    def resized(self, model: VisionTransformer, into: VisionTransformer) -> VisionTransformer:
-        """Weights that compute the same in the wider `into`, with their channels at `Space.match` and zeros elsewhere.
-
-        - A wider stream holds x* = c (x - mean x), c = (d* / d)^(1/2), and zeros. x* has mean 0 and the variance of x,
-          so that a LayerNorm of it gives c LN(x); the norm's weight takes c back. LayerNorm ignores the mean of x.
-        - timm divides q k by head_dim^(1/2). So q and k both get the factor (head_dim* / head_dim)^(1/4).
-
-        It is only a start, not the same function, where the stream is narrower, passes through a norm itself, or is
-        read without a norm or by its maximum, and for norms inside attention and MLP where these are wider.
-        """
-        ours, theirs = model.blocks[0].attn, into.blocks[0].attn
-        if (model.embed_dim, ours.head_dim) == (into.embed_dim, theirs.head_dim):
-            return model
-        model = copy.deepcopy(model)
-        if into.embed_dim > model.embed_dim:
-            self._centre_stream(model, (into.embed_dim / model.embed_dim) ** 0.5)
-        factor = (theirs.head_dim / ours.head_dim) ** 0.25
-        for block in model.blocks:
-            factors = torch.ones_like(block.attn.qkv.weight[:, 0])
-            factors[:2 * block.attn.attn_dim] = factor  # q and k
-            _scale_rows(block.attn.qkv, factors)
-        return model
-
-    def _centre_stream(self, model: VisionTransformer, factor: float) -> None:
-        """All that is written to the stream, times a factor; less its mean, where the norms are LayerNorms."""
-        centred, graph = isinstance(model.blocks[0].norm1, nn.LayerNorm), self.graph(model)
-        axes = {token.name: -1 for token in graph.tokens}  # where the channels of the stream are
-        axes |= {f"{layer.name}.{part}": 0 for layer in graph.layers if STREAM in layer.writes
-                 for part in ("weight", "bias")}
-        for name, p in model.named_parameters():
-            if name in axes:
-                p.data = factor * (p.data - p.data.mean(axes[name], keepdim=True) if centred else p.data)
-
 
 def _ratio(hidden: int, dim: int) -> float:
     """hidden / dim, such that int(dim * ratio), which timm computes, is `hidden` again."""
@@ -206,33 +174,3 @@ def _check_classes(model: VisionTransformer) -> None:
     if model.global_pool not in pools:
         raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports "
                          f"{', '.join(pools)}")
-
-
-def _outline(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What must be equal in two models of one description: classes, shapes, and options that are plain values."""
-    # The function does not depend on these, or only on what became of them.
-    changing = ("training", "num_classes", "grad_checkpointing", "fused_attn", "init_values")
-    for name, module in model.named_modules():
-        if name.startswith("head") or ("drop" in name and name != "patch_drop"):
-            continue
-        yield name, type(module).__name__
-        for option, value in sorted(vars(module).items()):
-            if isinstance(value, bool | int | float | str | tuple) and option not in changing and option[0] != "_":
-                yield f"{name}.{option}".lstrip("."), value
-    yield from ((name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("head"))
-
-
-def _vectors(name: str) -> Iterator[Vector]:
-    """The vector that a parameter is, if it is one that we know."""
-    block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
-    known = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0])
-    if known:
-        space, role = known
-        yield Vector(name, space if space == STREAM else block + space, role)
-
-
-def _scale_rows(layer: nn.Module, factors: Tensor) -> None:
-    """What the layer writes, times factors (o,)."""
-    layer.weight.data = layer.weight.data * factors[:, None]
-    if layer.bias is not None:
-        layer.bias.data = layer.bias.data * factors

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from ..architectures import describe
-from ..architectures.graph import inputs_of
 from ..compare.alignment import alignment, permuted
 from ..compare.baselines import distill, regmean
 from ..engine.fitting import fit
+from ..engine.images import Calibration
+from ..engine.running import inputs_of
 from ..models import Merged, Original
 from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration
 from ..tasks.originals import DATA, load_original
 from ..tasks.task import Task
-from ..training import Calibration, Features, errors_of, objective, train_global, train_local
+from ..training import Features, errors_of, objective, train_global, train_local
 from .machine import pick_device
 
 BATCH = 64

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from ..compare.evaluation import evaluate
 from ..engine.files import write_whole
 from ..engine.fitting import hidden_bar
+from ..engine.images import Calibration
 from ..models import Original, feature_size
 from ..tasks.task import Task
-from ..training import Calibration
 from .experiments import EXPERIMENTS
 from .machine import environment
 from .methods import Cell, Method, cell_of

@@ -13,12 +13,13 @@ from ..compare.baselines import average, distill, ensemble
 from ..compare.evaluation import Table, evaluate
 from ..engine.files import write_whole
 from ..engine.fitting import History
+from ..engine.images import Calibration
 from ..models import Merged
 from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration
 from ..tasks.originals import load_originals
-from ..training import Calibration, train_global
+from ..training import train_global
 from . import figures
 from .machine import doctor, pick_device
 from .methods import BATCH, DEPTHS, LR_DISTILL, LR_SUBSPACES, OFF_TASK

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import architecture, check_originals, graph_of
-from ..architectures.graph import Graph, Space, inputs_of, to_device
+from ..architectures.graph import Graph, Space
+from ..engine.images import Calibration
+from ..engine.running import inputs_of, to_device
 from ..models import Original
-from ..training import Calibration
 
 Permutations = dict[str, Tensor]  # space -> index; a space that is missing stays as it is
 

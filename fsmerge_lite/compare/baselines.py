@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..architectures import architecture, graph_of
-from ..architectures.graph import Layer, inputs_of, to_device
+from ..architectures.graph import Layer
 from ..engine.fitting import Checkpoint, fit
+from ..engine.images import Calibration, same_tasks
+from ..engine.running import inputs_of, to_device
 from ..models import Merged, Original
 from ..supernet import SuperNet
-from ..training import Calibration, reconstruction, same_tasks, target_features
+from ..training import reconstruction, target_features
 from .alignment import alignment, equal_originals, permuted, undo
 
 
@@ -227,7 +229,7 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
     for output, target in zip(student.outputs, targets):
         output.data = (target.square().mean() / targets[0].square().mean()).sqrt() * torch.eye(len(output)).to(output)
     loss = reconstruction(student.features, images, targets, batch_size, seed, parameters[0])
-    run = {"originals": net.hashes(), "images": images.hash(), "init": init, "seed": seed, "batch_size": batch_size}
+    run = net.card() | {"images": images.hash(), "seed": seed, "batch_size": batch_size}
     student.history = fit(parameters, loss, steps, lr, name="distillation", **optimisation,
                           checkpoint=checkpoint and Checkpoint(checkpoint, run, student))
     return student.requires_grad_(False)

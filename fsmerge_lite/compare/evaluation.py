@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..architectures.graph import to_device
+from ..engine.running import to_device
 
 
 class Task(Protocol):

@@ -1,1 +1,4 @@
-"""The training loop and the files: what the method runs on. Nothing here knows of merging."""
+"""What the method runs on: the training loop, files, images, and how modules are run and described.
+
+Nothing here knows of merging.
+"""

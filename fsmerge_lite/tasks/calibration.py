@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..training import Calibration
+from ..engine.images import Calibration
 from .task import Task
 
 

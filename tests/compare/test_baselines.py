@@ -10,7 +10,7 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite.compare.alignment import correlations
-from fsmerge_lite.training import Calibration
+from fsmerge_lite.engine.images import Calibration
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -309,5 +309,5 @@ def test_bad_arguments():
             merge([a, *mlps([8])])
     small = calibrated(*[F.interpolate(pictures(2), size=8)] * 2)
     for merge in (fsm.regmean, fsm.align):
-        with pytest.raises(ValueError, match=r"reads images \(B, 3, 16, 16\)"):
+        with pytest.raises(ValueError, match=r"reads inputs \(B, 3, 16, 16\)"):
             merge([a, b], small)

@@ -83,7 +83,8 @@ def test_originals_of_one_width_and_other_heads_are_not_stacked():
     torch.testing.assert_close(grads, grads_explicit)
 
 
-@pytest.mark.parametrize("change", ["another type", "in place", "another tensor", "a copy", "another start"])
+@pytest.mark.parametrize("change", ["another type", "in place", "its data", "another tensor", "a copy",
+                                    "another start"])
 def test_what_happens_to_frozen_weights_after_a_fold_is_seen_by_the_next(change):
     net, x = fsm.SuperNet(vits([8, 8]), rank=2, init="random"), pictures()
     net(x)
@@ -92,6 +93,8 @@ def test_what_happens_to_frozen_weights_after_a_fold_is_seen_by_the_next(change)
         net, x = net.float(), x.float()
     elif change == "in place":
         layer.weight1.mul_(3)
+    elif change == "its data":
+        layer.weight1.data.mul_(3)
     elif change == "another tensor":
         layer.weight1 = 3 * layer.weight1
     elif change == "a copy":
@@ -99,7 +102,8 @@ def test_what_happens_to_frozen_weights_after_a_fold_is_seen_by_the_next(change)
         net = copy.deepcopy(net)
     else:
         merges, unmerges = ([torch.randn(n, n).double()] * 2 for n in (16, 8))
-        net.replace(net.graph.layer("blocks.1.mlp.fc1"), merges, unmerges)
+        layer = next(layer for layer in net.graph.layers if layer.name == "blocks.1.mlp.fc1")
+        net.replace(layer, merges, unmerges)
     bound = 1e-4 if x.dtype == torch.float32 else 1e-10
     torch.testing.assert_close(net(x), net(x, unfolded=True), rtol=bound, atol=bound)
 
@@ -135,9 +139,13 @@ def test_weights_that_are_recomputed_give_the_same_gradients():
     torch.testing.assert_close(grads_again, grads, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_weights_that_are_recomputed_are_not_kept_for_the_backward(checkpointing):
+def test_weights_that_are_recomputed_are_not_kept_for_the_backward(checkpointing, replaced):
     net, made, fold = large_net(checkpointing), [], SuperLinear.fold
+    if replaced:  # as a new start does
+        with mock.patch.object(layers_module, "STACKED", 0):
+            net.replace(net.graph.layers[1], [torch.randn(3, 8, 8).double()] * 2, [torch.randn(8, 8).double()] * 2)
 
     def watched(layer: SuperLinear):
         weight, bias = fold(layer)
@@ -149,10 +157,3 @@ def test_weights_that_are_recomputed_are_not_kept_for_the_backward(checkpointing
         assert len(made) == 8 and [weight() is None for weight in made] == [checkpointing] * 8
         sum(f.sum() for f in features).backward()
     assert len(made) == (16 if checkpointing else 8)
-
-
-def test_a_new_start_keeps_the_checkpointing():
-    net = large_net(True)
-    layer = net.graph.layers[1]
-    net.replace(layer, [torch.randn(3, 8, 8).double()] * 2, [torch.randn(8, 8).double()] * 2)
-    assert net.grad_checkpointing

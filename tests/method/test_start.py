@@ -4,8 +4,8 @@ import torch
 from models_for_tests import mlps, pictures, vits
 
 import fsmerge_lite as fsm
-from fsmerge_lite.architectures.graph import inputs_of
-from fsmerge_lite.training import Calibration
+from fsmerge_lite.engine.images import Calibration
+from fsmerge_lite.engine.running import inputs_of
 
 
 def images_of(x: torch.Tensor, k: int = 2) -> Calibration:

@@ -12,8 +12,8 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite import layers
+from fsmerge_lite.engine.images import Calibration
 from fsmerge_lite.matrices import STRUCTURES
-from fsmerge_lite.training import Calibration
 
 
 def widest_rank(structure: str, dim: int) -> int:
@@ -328,7 +328,7 @@ def test_other_bad_originals():
     refused([a, copy.deepcopy(b).float()], ValueError, "original 2 has .* torch.float32")
     b.norm.weight.data[0] = float("nan")
     refused([a, b], ValueError, "not finite, in norm.weight")
-    refused([*mlps([6]), randomised(fsm.MLP((5, 6, 7, 8)))], ValueError, "reads 5 inputs")
+    refused([*mlps([6]), randomised(fsm.MLP((5, 6, 7, 8)))], ValueError, "has inputs = 5, original 1 has 12")
 
 
 def test_bad_numbers_and_names():
@@ -344,7 +344,7 @@ def test_images_of_the_wrong_size_or_type():
     net = fsm.SuperNet(vits([8, 8]), rank=2)
     with pytest.raises(ValueError, match=r"\(B, 3, 16, 16\), got \(2, 3, 24, 24\)"):
         net(torch.zeros(2, 3, 24, 24).double())
-    with pytest.raises(TypeError, match="torch.float64, the images are torch.uint8"):
+    with pytest.raises(TypeError, match="torch.float64, the inputs are torch.uint8"):
         net(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"got \(3, 16, 16\)"):
         net(torch.zeros(3, 16, 16).double())

@@ -8,7 +8,8 @@ from models_for_tests import mlps, pictures, vits
 
 import fsmerge_lite as fsm
 from fsmerge_lite.engine.fitting import fit
-from fsmerge_lite.training import Calibration, reconstruction, target_features, until
+from fsmerge_lite.engine.images import Calibration
+from fsmerge_lite.training import reconstruction, target_features, until
 
 
 def small_images(n: int = 12, k: int = 2) -> Calibration:
@@ -261,6 +262,13 @@ def test_a_diverging_run_says_so_and_damages_nothing():
     with pytest.raises(FloatingPointError, match="loss is nan and its gradient .* at step 1; try a lower lr than 0.5"):
         fit([w], lambda step: w.sum() * (1 if step == 0 else math.nan), steps=3, lr=0.5)
     assert w.isfinite().all()
+
+
+def test_an_infinite_gradient_of_a_finite_loss_damages_nothing():
+    w = torch.zeros(1, requires_grad=True)
+    with pytest.raises(FloatingPointError, match="loss is 0.0 and its gradient of size inf at step 0"):
+        fit([w], lambda step: w.sqrt().sum(), steps=3, lr=0.5)
+    assert w.item() == 0
 
 
 def test_history_draws_itself():

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fsmerge_lite as fsm
-from fsmerge_lite.architectures import architecture, graph_of
+from fsmerge_lite.architectures import graph_of
 from fsmerge_lite.matrices import INITS, STRUCTURES
 
 # (dim, num_heads, mlp_ratio)
@@ -29,7 +29,8 @@ def test_channels_by_head():
 @pytest.mark.parametrize("into", [(12, 3, 2), (20, 4, 3), (12, 2, 2), (8, 1, 2)])
 def test_resized_weights_are_the_same_function_in_the_wider_models_terms(into):
     model, x = mixed(FIRST)[0], pictures()
-    resized = architecture(model).resized(model, mixed(into)[0])
+    net = fsm.SuperNet([model, model], 1, into=mixed(into)[0])
+    resized = net._resized(model, net.graphs[0])
     factor = max(1, into[0] / 8) ** 0.5
     stream, wider = (m._pos_embed(m.patch_embed(x)) for m in (model, resized))
     if factor > 1:
@@ -196,7 +197,7 @@ def test_into_may_differ_in_widths_only(options, match):
 def test_bad_into():
     with pytest.raises(TypeError, match="into is of kind 'mlp', original 1 of kind 'vit'"):
         fsm.SuperNet(vits([8, 8]), 2, into=fsm.MLP((12, 8)))
-    with pytest.raises(ValueError, match="into reads 11 inputs, original 1 12"):
+    with pytest.raises(ValueError, match="into has inputs = 11, original 1 has 12"):
         fsm.SuperNet(mlps([6, 6]), 2, into=fsm.MLP((11, 8, 8, 8)))
     with pytest.raises(TypeError, match="got Linear"):
         fsm.SuperNet(vits([8, 8]), 2, into=nn.Linear(3, 3))

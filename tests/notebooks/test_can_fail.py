@@ -17,8 +17,8 @@ FAULTS = {
         "layers.py", "self.merges, self.unmerges, self.k = merges, unmerges, len(layers)",
         "self.merges, self.unmerges, self.k = unmerges or merges, merges, len(layers)", ["02_merge_and_unmerge"]),
     "a LayerNorm is skipped": (
-        "supernet.py", "self._set_norms()\n",
-        "self._set_norms(); [setattr(b.norm2, 'forward', lambda x: x) for b in getattr(self.body, 'blocks', ())]\n",
+        "supernet.py", "self.eval()\n",
+        "self.eval(); [setattr(b.norm2, 'forward', lambda x: x) for b in getattr(self.body, 'blocks', ())]\n",
         ["06_folding"]),
     "nothing": ("layers.py", "", "", ["02_merge_and_unmerge"]),
 }

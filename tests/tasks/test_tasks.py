@@ -9,10 +9,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import fsmerge_lite as fsm
+from fsmerge_lite.engine.images import Calibration
 from fsmerge_lite.tasks import drawing
 from fsmerge_lite.tasks import task as task_module
 from fsmerge_lite.tasks.task import EMBEDDED
-from fsmerge_lite.training import Calibration
 
 
 @pytest.mark.parametrize("task", EMBEDDED.values(), ids=EMBEDDED)

@@ -1,0 +1,44 @@
+"""What modules are, as plain values, and modules made of them again."""
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import timm.layers
+from torch import nn
+
+
+def layer_class(name: str, *homes: object) -> type[nn.Module]:
+    """A norm or activation class by its name, from the first of these modules that has one, else ValueError."""
+    layer = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise ValueError(f"no layer {name!r} in timm.layers or torch.nn")
+    return layer
+
+
+def norm(config: dict) -> Callable[[int], nn.Module]:
+    """What makes the norm that a description names; timm's classes come first."""
+    return partial(layer_class(config["norm_layer"], timm.layers, nn), eps=config["norm_eps"])
+
+
+def describe_activation(act: nn.Module) -> dict:
+    """The class of an activation and its options, such as GELU's approximate="tanh"."""
+    options = {name: getattr(act, name) for name in getattr(act, "__constants__", ())}
+    return {"act_layer": type(act).__name__, "act_options": options}
+
+
+def activation(config: dict) -> Callable[[], nn.Module]:
+    """What makes the activation that `describe_activation` wrote down; torch's classes come first."""
+    return partial(layer_class(config.get("act_layer", "GELU"), nn, timm.layers), **config.get("act_options", {}))
+
+
+def outline(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """What must be equal in two models of one description: classes, shapes, and options that are plain values."""
+    # The function does not depend on these, or only on what became of them.
+    changing = ("training", "num_classes", "grad_checkpointing", "fused_attn", "init_values")
+    for name, module in model.named_modules():
+        if name.startswith("head") or ("drop" in name and name != "patch_drop"):
+            continue
+        yield name, type(module).__name__
+        for option, value in sorted(vars(module).items()):
+            if isinstance(value, bool | int | float | str | tuple) and option not in changing and option[0] != "_":
+                yield f"{name}.{option}".lstrip("."), value
+    yield from ((name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("head"))
