@@ -180,7 +180,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, originals: Sequence[Original]):
         super().__init__()
-        self.originals = nn.ModuleList(originals)
+        self.originals = nn.ModuleList(copy.deepcopy(original) for original in originals)  # they may be moved
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The logits of all k heads, each (B, classes_i)."""

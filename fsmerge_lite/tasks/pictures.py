@@ -1,6 +1,7 @@
 """Tasks of your own pictures: image folders, and torchvision's datasets."""
 import inspect
 from collections.abc import Sized
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,15 +64,26 @@ def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download:
 
 
 def _dataset_task(name: str, classes: tuple[str, ...], train: Sized, test: Sized, size: int, test_size: int) -> Task:
-    """Pictures of a torchvision dataset, read when they are drawn."""
+    """The task of a torchvision dataset's pictures."""
     picture = v2.Compose([v2.RGB(), v2.Resize(size), v2.CenterCrop(size), v2.ToImage(),
                           v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    pictures = _Pictures(name, train, test, picture)
+    return Task(name, classes, pictures.draw, size, test_size=min(test_size, len(test)), train_size=len(train))
 
-    def read(data: Sized, rows: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = [data[row] for row in rows.tolist()]
-        return torch.stack([picture(image) for image, _ in pairs]), torch.tensor([label for _, label in pairs])
 
-    def draw(n: int, generator: torch.Generator, split: str) -> tuple[Tensor, Tensor]:
-        data = test if split == "test" else train
-        return pick(n, 0, len(data), generator, f"{name} ({split})", lambda rows: read(data, rows))
-    return Task(name, classes, draw, size, test_size=min(test_size, len(test)), train_size=len(train))
+@dataclass(frozen=True)
+class _Pictures:
+    """Training and test pictures of torchvision's datasets, read when they are drawn."""
+
+    name: str
+    train: Sized
+    test: Sized
+    picture: v2.Transform
+
+    def draw(self, n: int, generator: torch.Generator, split: str) -> tuple[Tensor, Tensor]:
+        data = self.test if split == "test" else self.train
+
+        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+            pairs = [data[row] for row in rows.tolist()]
+            return torch.stack([self.picture(image) for image, _ in pairs]), torch.tensor([y for _, y in pairs])
+        return pick(n, 0, len(data), generator, f"{self.name} ({split})", read)

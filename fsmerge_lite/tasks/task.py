@@ -52,8 +52,13 @@ class Task:
         return self.draw(n, torch.Generator().manual_seed(key), split)
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """The held-out images (test_size, 3, H, W) and labels: the same at every call."""
-        return _test_set(self)
+        """The held-out images (test_size, 3, H, W) and labels: the same at every call, as copies of its own."""
+        images, labels = _test_set(self)
+        return images.clone(), labels.clone()
+
+    def __deepcopy__(self, memo: dict) -> "Task":
+        """Nothing of a task changes, so that its pictures need not be copied along with a model."""
+        return self
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {len(self.classes)} classes, {self.size} x {self.size})"
@@ -81,6 +86,10 @@ def _draw_digits(n: int, generator: torch.Generator, split: str, size: int) -> t
     return pick(n, start, stop, generator, f"digits ({split})", lambda rows: (images[rows], labels[rows]))
 
 
+def _draw_new(n: int, generator: torch.Generator, split: str, draw: Callable, size: int) -> tuple[Tensor, Tensor]:
+    return draw(n, generator, size)
+
+
 def pick(n: int, start: int, stop: int, generator: torch.Generator, what: str, get: Callable) -> tuple[Tensor, Tensor]:
     """n of the real images start..stop, none twice."""
     if n > stop - start:
@@ -95,7 +104,7 @@ def _embedded(name: str, size: int) -> Task:
                     test_size=DIGITS_TEST, train_size=1797 - DIGITS_TEST)
     classes, draw = {"letters": (drawing.LETTERS, drawing.letters), "shapes": (drawing.SHAPES, drawing.shapes),
                      "textures": (tuple(drawing.TEXTURES), drawing.textures)}[name]
-    return Task(name, classes, lambda n, generator, split: draw(n, generator, size), size)
+    return Task(name, classes, functools.partial(_draw_new, draw=draw, size=size), size)
 
 
 EMBEDDED = {name: _embedded(name, SIZE) for name in ("digits", "letters", "shapes", "textures")}

@@ -287,6 +287,12 @@ def test_alignment_takes_the_barrier_between_permuted_copies_away():
 
 # ---------------------------------------------------------------- what is refused
 
+def test_an_ensemble_is_moved_without_its_originals():
+    originals = [fsm.Original(model) for model in vits([8, 8])]
+    fsm.ensemble(originals).float()
+    assert {p.dtype for original in originals for p in original.parameters()} == {torch.float64}
+
+
 def test_bad_arguments():
     a, b = vits([8, 8])
     images = calibrated(pictures(4), pictures(4))

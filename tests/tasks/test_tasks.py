@@ -1,5 +1,7 @@
 """Pictures: deterministic, apart, in range; real folders; calibration images."""
+import copy
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -118,6 +120,22 @@ def test_image_folders(tmp_path, held_out):
         assert image[0].unique().item() == pytest.approx(80 * label.item() / 127.5 - 1, abs=1e-3)
     whole = fsm.folder_task(tmp_path / "pets" / "train", name="mine")
     assert (whole.name, whole.train_size, whole.test_size) == ("mine", 9, 2)
+
+
+def test_tasks_go_to_other_processes(tmp_path):
+    paint_folder(tmp_path, {"cat": 10, "dog": 10})
+    for task in (*EMBEDDED.values(), fsm.folder_task(tmp_path, size=8)):
+        again = pickle.loads(pickle.dumps(task))
+        assert all(torch.equal(a, b) for a, b in zip(task.sample(4, seed=1), again.sample(4, seed=1)))
+        assert copy.deepcopy(task) is task
+
+
+def test_what_is_done_to_test_images_is_not_kept():
+    task = fsm.task("digits")
+    images, labels = task.test()
+    before = images.clone(), labels.clone()
+    images.zero_(), labels.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(task.test(), before))
 
 
 def test_bad_image_folders(tmp_path):
