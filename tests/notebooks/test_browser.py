@@ -131,6 +131,7 @@ def run_from_menu(lab, name: str) -> Page:
 def keep(page: Page, name: str) -> None:
     """A screenshot for whoever asks for it with FSMERGE_SCREENSHOTS."""
     if folder := os.environ.get("FSMERGE_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / f"{name}.png").write_bytes(base64.b64decode(page.call("Page.captureScreenshot")["data"]))
 
 
