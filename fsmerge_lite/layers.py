@@ -52,6 +52,7 @@ class SuperLinear(nn.Module):
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=stored)
             self.register_buffer(f"bias{i}", None if layer.bias is None else layer.bias.detach(), persistent=stored)
+        self.shared = self.k > 1 and merges[0].A is not None and merges[0].A is merges[1].A
         # Layers of one kind can be folded together. None: large layers, dense M, no U, originals that differ.
         kinds = {(term.merge.kind, term.unmerge.kind, layer.bias is None) for term, layer in zip(self.terms, layers)}
         alone = len(kinds) != 1 or merges[0].S is not None or self.weight0.numel() > STACKED
@@ -91,7 +92,7 @@ class SuperLinear(nn.Module):
     def fold(self) -> Folded:
         """W* = sum_i M_i W_i U_i and b* = sum_i M_i b_i (paper, section 2), differentiable in M and U."""
         if self.unmerges is not None and self.merges[0].S is None:
-            return total([term(*frozen) for term, frozen in zip(self.terms, self.frozen())])
+            return total([term(*frozen) for term, frozen in zip(self.terms, self.frozen())], self.shared)
         return self._fold_dense()
 
     def _fold_dense(self) -> Folded:
@@ -204,9 +205,14 @@ class Term(nn.Module):
                 put(unmerge.D.squeeze(-2), -1, unmerge.cols, unmerge.in_features)]
 
 
-def total(terms: Sequence[Parts]) -> Folded:
-    """W* and b* of the originals: their low-rank products stand side by side in one product."""
+def total(terms: Sequence[Parts], shared: bool = False) -> Folded:
+    """W* and b* of the originals: their low-rank products stand side by side in one product, of rank 2 k r.
+
+    Where all share one A and one G, it is of rank 2 r: (sum_i M_i W_i F_i) G + A (sum_i B_i W_i E_i).
+    """
     tall, wide = [t for term in terms for t in term.tall], [w for term in terms for w in term.wide]
+    if shared:
+        tall, wide = [sum(tall[::2]), tall[1]], [wide[0], sum(wide[1::2])]
     scaled = [part for term in terms for part in term.scaled]
     product = (torch.cat(tall, -2).mT @ torch.cat(wide, -2)).flatten(-3, -2) if tall else None
     weight = AddScaled.apply(product, *scaled) if scaled else product
@@ -250,7 +256,10 @@ def fold_together(layers: Sequence[SuperLinear]) -> list[Folded]:
     learned = {name: stacked([term.get_parameter(name) for term in terms]) for name, _ in terms[0].named_parameters()}
     frozen = zip(*(pair for layer in layers for pair in layer.frozen()))
     parts = functional_call(terms[0], learned, tuple(map(stacked, frozen)))
-    tall, wide = ([torch.cat(some, -2).movedim(1, 2).flatten(2, 3)] if some else [] for some in parts[:2])
+    if layers[0].shared:
+        tall, wide = [parts.tall[0].sum(1), parts.tall[1][:, 0]], [parts.wide[0][:, 0], parts.wide[1].sum(1)]
+    else:
+        tall, wide = ([torch.cat(some, -2).movedim(1, 2).flatten(2, 3)] if some else [] for some in parts[:2])
     scaled = [part for triple in zip(*(part.unbind(1) for part in parts.scaled)) for part in triple]  # (W, D, E) each
     weight, bias = total([Parts(tall, wide, scaled, None if parts.bias is None else parts.bias.sum(1))])
     return list(zip(weight, [None] * len(weight) if bias is None else bias))

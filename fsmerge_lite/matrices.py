@@ -1,6 +1,4 @@
 """The learned matrices: Merge M and Unmerge U, in parts D + A B that are never made dense."""
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -150,4 +148,4 @@ class Unmerge(Structured):
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:
     """The rank for a matrix on `size` features where the stream has `dim`: r * size / dim, as inside the MLP."""
-    return math.floor(rank * size / dim)
+    return int(rank * size / dim)

@@ -32,6 +32,8 @@ class SuperNet(nn.Module):
         structure: diagonal, low_rank, diagonal_low_rank or full.
         init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
             is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `Space`.
+        shared: one A for the M of all originals and one B for their U, as in the paper: (k + 1) d r numbers a place,
+            not 2 k d r; for diagonal_low_rank.
         into: a model of the merged model's widths, by default original 1's; its weights do not matter.
         seed: of the random numbers in M and U. The caller's random numbers go on undisturbed.
 
@@ -41,14 +43,16 @@ class SuperNet(nn.Module):
     grad_checkpointing = False  # whether the W* of large layers are recomputed in the backward
 
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
-                 init: str = "first", into: nn.Module | None = None, seed: int = 0):
+                 init: str = "first", into: nn.Module | None = None, seed: int = 0, shared: bool = False):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+        if shared and structure != "diagonal_low_rank":
+            raise ValueError(f"shared is for structure='diagonal_low_rank', got {structure!r}")
         # Tuples keep the originals out of this module's parameters.
         self.originals = tuple(o if isinstance(o, Original | Merged) else Original(o) for o in originals)
         check_originals([o.backbone for o in self.originals])
-        self.rank, self.structure, self.init, self.seed = rank, structure, init, seed
+        self.rank, self.structure, self.init, self.seed, self.shared = rank, structure, init, seed, shared
         self.provenance = [{"init": init, "seed": seed}]  # how M and U came about, step by step
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
         self.architecture = architecture(self.originals[0].backbone)
@@ -58,9 +62,6 @@ class SuperNet(nn.Module):
         check_same(self.config, describe(first), "into")
         self.body = build(self.config).to(next(first.parameters())).requires_grad_(False)
         self.graph, self.graphs = graph_of(self.body), [graph_of(backbone) for backbone in self.backbones]
-        width = min(graph.narrowest for graph in (self.graph, *self.graphs))
-        if "low_rank" in structure and not 1 <= rank <= width:
-            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank} (the narrowest model counts)")
         self.norms = [vector.name for vector in self.graph.norms]  # the merged model's own: they do not fold
         for vector in self.graph.norms:
             self._set_norm(vector)
@@ -84,10 +85,8 @@ class SuperNet(nn.Module):
         if vector.role == "per_head":
             rows = cols = torch.arange(min(len(p), len(own[0])))
         p[rows] = torch.stack(own).mean(0) if average else own[0][cols]
-        if vector.role != "norm":  # it writes to the space, rather than reads it
-            p *= ratio ** space.growth
-        if vector.name.endswith("weight"):
-            p /= ratio ** 0.5
+        growth = 0 if vector.role == "norm" else space.growth  # through a norm the space is read, not written
+        p *= ratio ** (growth - 0.5 if vector.name.endswith("weight") else growth)
 
     def _resized(self, backbone: nn.Module, graph: Graph) -> nn.Module:
         """A backbone with all that it writes as large as in the merged model's widths; see `Space`."""
@@ -125,16 +124,20 @@ class SuperNet(nn.Module):
     def _matrices(self, kind: type[Merge] | type[Unmerge], space: str, blocks: int, init: str) -> nn.ModuleList:
         """One M (o*, o_i) or U (d_i, d*) for each original. At `identity` all have the merged model's widths."""
         matrices, like, merged = nn.ModuleList(), next(self.backbones[0].parameters()), self.graph.spaces[space]
+        ranks = [self.rank] * len(self.graphs)
+        if self.graph.residual and merged.kind == "hidden":  # r, scaled by hidden / dim
+            ranks = [scaled_rank(self.rank, min(graph.spaces[space].size, merged.size),
+                                 min(graph.residual.size, self.graph.residual.size)) for graph in self.graphs]
+        factor = "A" if kind is Merge else "B"  # on the merged model's side
         for i, graph in enumerate(self.graphs):
-            own, rank = graph.spaces[space], self.rank
-            if self.graph.residual and merged.kind == "hidden":  # r, scaled by hidden / dim
-                dim = min(graph.residual.size, self.graph.residual.size)
-                rank = scaled_rank(rank, min(own.size, merged.size), dim)
+            own, rank = graph.spaces[space], min(ranks) if self.shared else ranks[i]
             own = merged if init == "identity" else own
             out, in_ = (merged, own) if kind is Merge else (own, merged)
             matrix = kind(out.size, in_.size, self.structure, rank, blocks, out.match(in_)).to(like.dtype)
             matrix.init(init, i, len(self.graphs), self.generator)
             matrices.append(matrix)
+            if self.shared:
+                setattr(matrix, factor, getattr(matrices[0], factor))
         return matrices.to(like)
 
     @torch.no_grad()
@@ -275,7 +278,7 @@ class SuperNet(nn.Module):
         """What it was made of and how, in plain values; of the originals' backbones, their fingerprints."""
         originals = [fingerprint(original.backbone.state_dict()) for original in self.originals]
         return {"originals": originals, "rank": self.rank, "structure": self.structure, "init": self.init,
-                "into": self.config, "seed": self.seed, "provenance": self.provenance}
+                "into": self.config, "seed": self.seed, "shared": self.shared, "provenance": self.provenance}
 
     def save(self, path: str | Path) -> None:
         """Write M, U, norms and what a start replaced as one safetensors file; `load_supernet` reads it."""
@@ -302,7 +305,8 @@ def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
     Raises as `load_file` does, and ValueError for other originals or another order of them.
     """
     state, card = load_file(path, "fsmerge_lite.SuperNet")
-    net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"])
+    net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"],
+                   card.get("shared", False))
     if net.card()["originals"] != card["originals"]:
         raise ValueError(f"{path} is a SuperNet of other originals, or of these in another order")
     net.to(next(iter(state.values())).dtype).restore(state)

@@ -42,8 +42,7 @@ class Reconstruction:
     sure of itself on another task's image wins. In the paper s_i = 1 and off_task = 0.
 
     Args:
-        images: the images.
-        targets: f_i for the images of task i, (n_i, ..., d_i) each.
+        images, targets: the images, and k f_i for those of task i, (n_i, ..., d_i) each.
         off_task: weight of the second term, >= 0.
         weight: a factor of L, >= 0.
     """

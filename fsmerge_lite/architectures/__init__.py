@@ -73,8 +73,7 @@ def check_originals(backbones: Sequence[nn.Module]) -> None:
             raise ValueError(f"original {i} is in train mode; call .eval() on it first")
         for name, module in backbone.named_modules():
             if module._forward_hooks or module._forward_pre_hooks:
-                raise ValueError(f"original {i} has a forward hook on {name or 'itself'}, which a fold would lose; "
-                                 "remove it")
+                raise ValueError(f"original {i} has a forward hook on {name or 'itself'}; remove it, a fold loses it")
         for name, p in backbone.named_parameters():
             if not torch.isfinite(p).all():
                 raise ValueError(f"original {i} has weights that are not finite, in {name}")

