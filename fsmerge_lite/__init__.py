@@ -5,7 +5,7 @@ Models of different initializations and tasks in, one model of the size of one o
 The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
 unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
 `supernet`, `training` (what is reconstructed), `start` (the closed-form start). The rooms around it: `engine` (the
-training loop and files, which know nothing of merging), `compare` (baselines and scores), `tasks` (pictures and
+training loop, files, images: what the method runs on), `compare` (baselines and scores), `tasks` (pictures and
 shipped originals), `bench` (benchmarks and tour), `course` (what only the lessons use). Imports run one way: engine,
 method, compare, tasks, bench, course.
 """

@@ -47,7 +47,9 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, batch
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)
     for layer in tqdm(net.graph.layers, desc="subspaces", disable=hidden_bar(progress)):
-        start.place(layer)
+        unmerges = None if layer.reads is None else [start.unmerge(i, layer.name) for i in range(start.k)]
+        net.replace(layer, [start.merge(i, layer) for i in range(start.k)], unmerges)
+        start.merged.load_state_dict(net.folded())
     net.set_outputs([start.unmerge(i, None) for i in range(start.k)])
     net.provenance = [{"init": "subspaces", "ridge": ridge, "seed": net.seed, "images": images.hash()}]
     return net
@@ -57,9 +59,8 @@ def _check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
     for vector in net.graph.norms:
         if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":
-            name = vector.name.rpartition(".")[0]
-            raise ValueError(f"{name} is a norm that mixes the channels of different originals, which "
-                             "subspaces keep apart; start with init='first'")
+            raise ValueError(f"{vector.name.rpartition('.')[0]} is a norm that mixes the channels of different "
+                             "originals, which subspaces keep apart; start with init='first'")
     for name, space in net.graph.spaces.items():
         if space.kind == "heads" and space.heads < len(net.originals):
             raise ValueError(f"subspaces give every original heads of its own, but {len(net.originals)} originals "
@@ -163,13 +164,7 @@ class _Start:
         matrix[rows, columns] = 1.0
         return matrix.to(self.like)
 
-    def place(self, layer: Layer) -> None:
-        """Put M0_i W_i U0_i in the place of W_i, with M and U at the identity."""
-        unmerges = None if layer.reads is None else [self.unmerge(i, layer.name) for i in range(self.k)]
-        self.net.replace(layer, [self._merge(i, layer) for i in range(self.k)], unmerges)
-        self.merged.load_state_dict(self.net.folded())
-
-    def _merge(self, i: int, layer: Layer) -> Tensor:
+    def merge(self, i: int, layer: Layer) -> Tensor:
         """M0_i of a layer: all that one layer or one attention writes goes by the last space that it writes."""
         own, merged = self.net.graphs[i].spaces[layer.writes[-1]], self.net.graph.spaces[layer.writes[-1]]
         if merged.kind == "residual":

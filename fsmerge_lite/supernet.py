@@ -90,7 +90,7 @@ class SuperNet(nn.Module):
 
     def _resized(self, backbone: nn.Module, graph: Graph) -> nn.Module:
         """A backbone with all that it writes as large as in the merged model's widths; see `Space`."""
-        if all(self.graph.spaces[name].unit == space.unit for name, space in graph.spaces.items()):
+        if all(self.graph.spaces[name].unit == own.unit for name, own in graph.spaces.items() if own.growth):
             return backbone
         backbone = copy.deepcopy(backbone)
         written = {f"{layer.name}.{part}": (layer.writes, 0) for layer in graph.layers for part in ("weight", "bias")}
@@ -255,7 +255,7 @@ class SuperNet(nn.Module):
 
         Depth None stands for the output features. One forward gives all, and goes no further than they need.
         """
-        layers, f = self.layers_at(depths), []
+        layers, f = self.layers_at([depth for depth in depths if depth is not None]), []
         seen = inputs_of(self.body, layers.values(), lambda: f.append(self.backbone(x, unfolded)), None not in depths)
         rebuilt = {depth: self.body.get_submodule(name).reads(seen[name]) for depth, name in layers.items()}
         return rebuilt | ({None: [output(f[0]) for output in self.outputs]} if None in depths else {})
@@ -267,12 +267,12 @@ class SuperNet(nn.Module):
         return {depth: [reads(backbone, layer, x) for backbone in self.backbones]
                 for depth, layer in self.layers_at(depths).items()}
 
-    def layers_at(self, depths: Sequence[int | None]) -> dict[int, str]:
+    def layers_at(self, depths: Sequence[int]) -> dict[int, str]:
         """The layers that read the features after so many blocks. Raises ValueError for an unknown depth."""
         for depth in depths:
-            if depth is not None and depth not in self.graph.readouts:
+            if depth not in self.graph.readouts:
                 raise ValueError(f"no depth {depth}; this model has features at {sorted(self.graph.readouts)}")
-        return {depth: self.graph.readouts[depth] for depth in depths if depth is not None}
+        return {depth: self.graph.readouts[depth] for depth in depths}
 
     def card(self) -> dict:
         """What it was made of and how, in plain values; of the originals' backbones, their fingerprints."""

@@ -26,8 +26,8 @@ def target_features(originals: Sequence[Original], images: Calibration, like: Te
     targets = []
     for i, original in enumerate(originals):  # one original at a time on the device of the training
         backbone = copy.deepcopy(original.backbone).to(like)
-        read = [reads(backbone, layer, to_device(x, like)) for x in images.of(i).split(batch_size)]
-        targets.append(torch.cat([x.cpu() for x in read] if layer else read))
+        read = (reads(backbone, layer, to_device(x, like)) for x in images.of(i).split(batch_size))
+        targets.append(torch.cat([x.cpu() if layer else x for x in read]))
     return targets
 
 
@@ -99,7 +99,7 @@ def reconstruction(features: Callable[[Tensor], Sequence[Tensor]], images: Calib
 def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, float], off_task: float = 0.0
               ) -> dict[int | None, Reconstruction]:
     """The `Reconstruction` at each depth that has a weight, None being the output, to which alone off_task belongs."""
-    like, layers = next(net.parameters()), {None: None} | net.layers_at(list(weights))
+    like, layers = next(net.parameters()), {None: None} | net.layers_at([d for d in weights if d is not None])
     return {depth: Reconstruction(images, target_features(net.originals, images, like, layers[depth]),
                                   off_task if depth is None else 0.0, weight) for depth, weight in weights.items()}
 
@@ -129,7 +129,9 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     """
     settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size, "depths": list(depths),
                 "inner": inner, "off_task": off_task}
-    weights = {None: 1.0} | {depth: inner / len(depths) for depth in depths}
+    if not inner >= 0:
+        raise ValueError(f"inner must be >= 0, got {inner}")
+    weights = {None: 1.0} | {depth: inner / len(depths) for depth in net.layers_at(depths)}
     loss = objective(lambda x: net.features(x, list(weights)), errors_of(net, images, weights, off_task), images,
                      batch_size, seed, next(net.parameters()))
     history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",

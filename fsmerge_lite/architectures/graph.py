@@ -28,12 +28,15 @@ from torch import Tensor, nn
 class Space:
     """A set of channels that only make sense together.
 
-    Two models whose spaces have different widths match by head and unit. For a wider model to compute what a narrower
-    one does, its channels must be (unit* / unit)^growth times as large.
+    Spaces of different widths match by head and unit. For a wider model to compute what a narrower one does, its
+    channels must be (unit* / unit)^growth times as large.
 
     - A wider stream holds x* = c (x - mean x), c = (d* / d)^(1/2), and zeros. x* has mean 0 and the variance of x, so
       that a LayerNorm of it gives c LN(x); the norm's weight takes c back. LayerNorm ignores the mean of x.
     - Attention divides q k by unit^(1/2). So q and k both get the factor (unit* / unit)^(1/4).
+
+    It is only a start where the stream is narrower, passes through a norm itself, or is read without a norm or by its
+    maximum, and for wider norms inside attention and MLP.
     """
 
     name: str  # such as "features" or "blocks.0.hidden"
@@ -43,7 +46,7 @@ class Space:
     group: str = ""  # spaces of one group have their heads in one order
     seen: tuple[str, ...] = ()  # modules whose input holds the space; "" stands for the output of the model
     growth: float = 0.0
-    centred: bool = False  # whether all that read it ignore its mean
+    centred: bool = False  # whether the norms that read it ignore its mean
 
     @property
     def unit(self) -> int:
@@ -57,7 +60,7 @@ class Space:
         return (head * self.unit + unit).flatten(), (head * other.unit + unit).flatten()
 
     def resized(self, x: Tensor, own: "Space", dim: int) -> Tensor:
-        """What is written to the space `own` of a narrower model, along `dim`, as it is to be written to this one."""
+        """What is written to a space `own` of another width, along `dim`, as it is to be written to this one."""
         ratio = self.unit / own.unit
         if self.kind == "residual" and ratio <= 1:
             return x
@@ -120,10 +123,10 @@ class Graph:
 class Architecture:
     """All that the method asks of an architecture.
 
-    A subclass has `kind`, the name of its descriptions; `model`, the class itself, of which subclasses are not it; and
+    A subclass has `kind`, the name of its descriptions; `model`, the exact class (no subclasses); and the methods
     describe(model), a dict of plain values, or ValueError for a variant that is not supported; build(config), a fresh
     model from it; graph(model), its `Graph`; input_shape(model), that of one input. The defaults of the other methods
-    are for one without pictures, scales and classifier.
+    are for an architecture without pictures, scales or a classifier.
     """
 
     kind: str

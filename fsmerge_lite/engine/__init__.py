@@ -1,4 +1,4 @@
 """What the method runs on: the training loop, files, images, and how modules are run and described.
 
-Nothing here knows of merging.
+Nothing here knows what a SuperNet is.
 """

@@ -69,7 +69,7 @@ def load_file(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict]
     try:
         card = dict(json.loads(metadata.get("card") or beside.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{beside} is no JSON card: {error}") from None
+        raise ValueError(f"the card of {file} is no JSON card: {error}") from None
     if card.get("format") != expected:
         raise ValueError(f"{file} holds {card.get('format')!r}, expected {expected!r}")
     if "card" in metadata:

@@ -184,6 +184,11 @@ def test_bad_arguments():
         fsm.train_global(net, images, steps=0)
     with pytest.raises(ValueError, match="lr > 0"):
         fsm.train_global(net, images, lr=-1.0)
+    for inner in (-1.0, math.nan):  # also where no depth has any use for it
+        with pytest.raises(ValueError, match=f"inner must be >= 0, got {inner}"):
+            fsm.train_global(net, images, inner=inner)
+    with pytest.raises(ValueError, match="no depth None"):
+        fsm.train_global(net, images, depths=[None])
     with pytest.raises(ValueError, match=r"no depth 2; this model has features at \[0, 1\]"):
         fsm.train_global(net, images, depths=(0, 2))
     with pytest.raises(ValueError, match="images are of 3 tasks, but there are 2 originals"):

@@ -150,6 +150,13 @@ def test_pre_norm_starts_close():
     assert (got - models[0](x)).norm() < 0.05 * models[0](x).norm()
 
 
+def test_frozen_weights_are_not_copied_where_only_hidden_widths_differ():
+    models = mixed(FIRST, (8, 2, 3))
+    net = fsm.SuperNet([fsm.Original(model) for model in models], 2)
+    for backbone, (weight, _) in zip(net.backbones, net.body.blocks[0].mlp.fc1.frozen()):
+        assert weight.data_ptr() == backbone.blocks[0].mlp.fc1.weight.data_ptr()
+
+
 # ---------------------------------------------------------------- into
 
 @pytest.mark.parametrize("into", [SMALL, WIDE])
