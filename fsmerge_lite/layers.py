@@ -133,12 +133,10 @@ class SuperTokens(nn.Module):
 
     def __init__(self, tokens: Mapping[str, Sequence[Tensor]], merges: nn.ModuleList, stored: bool = False):
         super().__init__()
-        self._merges = (merges,)  # in a tuple: they are that layer's parameters
+        self.__dict__["merges"] = merges  # past nn.Module's registration: they are that layer's parameters
         self.shapes = {name: each[0].shape[:-1] for name, each in tokens.items()}
         for i, own in enumerate(zip(*tokens.values())):
             self.register_buffer(f"rows{i}", torch.cat([t.detach().flatten(0, -2) for t in own]), persistent=stored)
-
-    merges = property(lambda self: self._merges[0])
 
     def forward(self) -> dict[str, Tensor]:
         """name -> t*."""

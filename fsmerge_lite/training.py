@@ -13,6 +13,8 @@ from .engine.running import to_device
 from .models import Original
 from .supernet import SuperNet
 
+Features = Callable[[Tensor], Mapping[int | None, Sequence[Tensor]]]  # images -> by depth, as `SuperNet.features`
+
 
 @torch.no_grad()
 def target_features(originals: Sequence[Original], images: Calibration, like: Tensor, layer: str | None = None,
@@ -67,9 +69,6 @@ class Reconstruction:
             if self.off_task:
                 errors.append(self.off_task * (features[~own] - self.means[i]).square().sum() / scale)
         return self.weight * (sum(errors) / len(rows))
-
-
-Features = Callable[[Tensor], Mapping[int | None, Sequence[Tensor]]]  # images -> by depth, as `SuperNet.features`
 
 
 def objective(features: Features, errors: Mapping[int | None, Reconstruction], images: Calibration, batch_size: int,

@@ -129,9 +129,6 @@ class Architecture:
     are for an architecture without pictures, scales or a classifier.
     """
 
-    kind: str
-    model: type[nn.Module]
-
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:
         """Raises TypeError or ValueError for a batch that the model does not read."""
         dtype, shape = next(model.parameters()).dtype, self.input_shape(model)

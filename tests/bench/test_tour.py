@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fsmerge_lite as fsm
-from fsmerge_lite.__main__ import main
+from fsmerge_lite.bench.commands import main
 from fsmerge_lite.bench.machine import pick_device
 from fsmerge_lite.bench.tour import run_tour
 
