@@ -26,10 +26,10 @@ from tqdm import tqdm
 import fsmerge_lite as fsm
 from fsmerge_lite.bench import figures
 from fsmerge_lite.bench.machine import pick_device
+from fsmerge_lite.compare.baselines import reconstruction
 from fsmerge_lite.engine.files import write_whole
 from fsmerge_lite.engine.fitting import fit
 from fsmerge_lite.engine.images import Calibration
-from fsmerge_lite.training import reconstruction
 
 VITS = {"tiny": {"dim": 96, "depth": 4, "num_heads": 4, "patch_size": 8, "img_size": 32},
         "S": {"dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "img_size": 224},

@@ -4,13 +4,10 @@ Models of different initializations and tasks in, one model of the size of one o
 
 The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
 unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
-`supernet`, `training` (what is reconstructed), `start` (the closed-form start). The rooms around it: `engine` (the
-training loop, files, images: what the method runs on), `compare` (baselines and scores), `tasks` (pictures and
-shipped originals), `bench` (benchmarks and tour), `course` (what only the lessons use). Imports run one way: engine,
-method, compare, tasks, bench, course.
+`supernet`, `training` (what is reconstructed), `start` (the closed-form start). Imports run one way: `engine` (what the
+method runs on), method, `compare` (baselines, scores), `tasks` (pictures, shipped originals), `bench`, `course`.
 """
 from .architectures import build, describe
-from .architectures.mlp import MLP
 from .architectures.vit import vit
 from .bench.machine import doctor
 from .compare.alignment import alignment, permuted
@@ -18,6 +15,7 @@ from .compare.baselines import Ensemble, align, alone, average, distill, ensembl
 from .compare.evaluation import Path, Scores, Table, evaluate, path
 from .engine.fitting import History
 from .engine.images import Calibration
+from .engine.modules import MLP
 from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .matrices import Merge, Unmerge
 from .models import Merged, Original, load_merged

@@ -9,8 +9,6 @@ and the same function is one plain layer, W* = sum_i M_i W_i U_i and b* = sum_i 
 dense. With M = D + A B and U = E + F G, one original adds
 
     M W U = (M W F) G + A (B W E) + D W E,          and M b to the bias.
-
-The low-rank products of all originals stand side by side in one product of two thin matrices.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple

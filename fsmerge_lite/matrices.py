@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
-INITS = ("first", "average", "random")
+INITS = ("first", "average", "random", "paper_first", "paper_average")
 
 
 class Structured(nn.Module):
@@ -38,8 +38,7 @@ class Structured(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("cols", cols, persistent=False)
         index = None if rows is None else (tuple(rows.tolist()), tuple(cols.tolist()))
-        # What two matrices must share for their parts to be stacked.
-        self.kind = out_features, in_features, blocks, structure, self.rank, index
+        self.kind = out_features, in_features, blocks, structure, self.rank, index  # must be equal to stack two
 
         def part(there: bool, *shape: int) -> nn.Parameter | None:
             return nn.Parameter(torch.zeros(blocks, *shape)) if there else None
@@ -48,16 +47,20 @@ class Structured(nn.Module):
         self.S = part(structure == "full", out_features, in_features)
 
     @torch.no_grad()
-    def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
-        """S = scale * I. A low rank alone holds the first r ones of I. B is random, so that A has a gradient."""
+    def set_identity(self, scale: float = 1.0, generator: torch.Generator | None = None, paper: bool = False) -> None:
+        """S = scale * I. A low rank alone holds the first r ones of I.
+
+        A is zero, B normal of std d^-1/2, d = in_features. In the `paper`, B is zero, A of std 0.1 / (r d^1/2).
+        """
         rows, cols = (torch.arange(self.out_features),) * 2 if self.rows is None else (self.rows, self.cols)
         if self.D is not None:
             self.D.fill_(scale)
         if self.S is not None:
             self.S.zero_()[:, rows, cols] = scale
-        if self.A is not None:  # A B = 0, but A has a gradient
-            self.A.zero_()
-            self.B.normal_(std=self.in_features ** -0.5, generator=generator)
+        if self.A is not None:
+            zero, normal, std = (self.B, self.A, 0.1 / self.rank) if paper else (self.A, self.B, 1.0)
+            zero.zero_()
+            normal.normal_(std=std * self.in_features ** -0.5, generator=generator)
         if self.structure == "low_rank" and scale:
             ranks = torch.arange(min(self.rank, len(rows)))  # each of the first ones in a rank of its own
             self.A[:, rows[ranks], ranks] = scale
@@ -134,8 +137,8 @@ class Merge(Structured):
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
         """Start as original i of k (from 0): `first` I or 0, `average` I / k, `identity` I, `random` of size k^-1/2."""
-        scale = {"first": float(i == 0), "average": 1 / k, "random": k ** -0.5, "identity": 1.0}[name]
-        (self.set_random if name == "random" else self.set_identity)(scale, generator)
+        scale = {"first": float(i == 0), "average": 1 / k, "random": k ** -0.5, "identity": 1.0}[name.split("_")[-1]]
+        self.set_random(scale, generator) if name == "random" else self.set_identity(scale, generator, "paper" in name)
 
 
 class Unmerge(Structured):
@@ -143,7 +146,7 @@ class Unmerge(Structured):
 
     def init(self, name: str, i: int, k: int, generator: torch.Generator | None = None) -> None:
         """Start as original i of k: `random` of size 1, everything else I."""
-        (self.set_random if name == "random" else self.set_identity)(1.0, generator)
+        self.set_random(1.0, generator) if name == "random" else self.set_identity(1.0, generator, "paper" in name)
 
 
 def scaled_rank(rank: int, size: int, dim: int) -> int:

@@ -1,109 +1,128 @@
 """A start for M and U that needs no training: every original in its own share of the merged model.
 
-The paper's `first` starts at model 1 and finds the others by gradient alone. Here each original gets a share of
-everything the merged model has: of the directions of its residual stream, of its heads, of its hidden units. What
-an original writes is brought into its share by M0_i (its principal directions, or its most useful heads and units),
-and what it reads is rebuilt by least squares on the unlabeled images of its own task:
+The paper's `first` starts at model 1 and finds the others by gradient alone. Here each original gets a share of the
+residual stream, of the heads and of the hidden units, and what it computes there is fitted by least squares on the
+unlabeled images. This start is ours, not the paper's. In ten lines:
 
-    U0_i = argmin over U of  E || U x* - x_i ||^2 + ridge ||U||^2
+1. One backward of original i: g_n = d(r . f_i) / d(what layer n reads), r ~ N(0, I). Its token t counts with weight
+   w_n[t] = E ||g_n[t]||^2, its channels by E g_n g_n^T. (After the last attention only the class token counts.)
+2. E_i is a mean over the images of task i, each token with its w, brought to mean 1 and mixed with `floor` parts of 1.
+3. P_i: the first principal directions of original i's normalised stream, less their mean. B_i: as many orthonormal
+   directions of the merged stream, at right angles to all B_j and to 1. What is written to the stream: M0_i = B_i P_i.
+4. What is written to heads and hidden units: M0_i picks those from which all are rebuilt best, errors weighed by 1.
+5. LS_i(T; T', l) = argmin over V of E_i ||V u* - T||^2 + l sum_{j != i} E_j ||V u* - T'||^2 + ridge ||V||^2, where u*
+   is what the merged layer reads: what the layers before it compute, W* = sum_i M0_i W_i U0_i.
+6. A layer that reads the stream: U0_i = LS_i(x_i; -, 0), x_i being what original i's own layer reads.
+7. fc1, of which the rows A and biases c are kept: on the images of others its units are asked to be off.
+   U0_i = U + A^+ (V - A U) with U = LS_i(x_i; -, 0) and V = LS_i(A x_i; OFF - c, l).
+8. A layer that adds W_i x_i + b_i to the stream z_i: T = P_i (z_i + W_i x_i) - B_i^T z* is all that this share still
+   lacks, errors of earlier layers included. U0_i = (P_i W_i)^+ LS_i(T; T', l).
+9. T' has the mean of P_i (z_i + W_i x_i) in T: on the images of others this share is asked to say nothing.
+10. The output: U_out,i = LS_i(f_i; mean f_i, off_task).
 
-layer by layer in the order of the forward, x* being what the layers before it compute. The frozen weights, seen from
-the merged model, are then M0_i W_i U0_i. M and U are the identity on top of them, and train from there:
-W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form. This start is ours, not the paper's.
+M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form.
 """
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .architectures import build, reads
-from .architectures.graph import Layer, Space
+from .architectures import build
+from .architectures.graph import Layer
+from .engine import statistics
 from .engine.fitting import hidden_bar
 from .engine.images import Calibration, same_tasks
-from .engine.running import to_device
+from .engine.running import inputs_of, to_device, watching
+from .engine.statistics import Moments
 from .supernet import SuperNet
+
+OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing
 
 
 @torch.no_grad()
-def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, batch_size: int = 256,
+def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_task: float = 0.2,
+                  inner_off_task: float = 0.02, floor: float = 0.2, corrected: bool = True, batch_size: int = 256,
                   progress: bool | None = None) -> SuperNet:
     """Start all M and U of a SuperNet from the features of a few unlabeled images, by least squares (see above).
+
+    Every image passes twice through its own original, some of them backward too, and once through the merged model.
 
     Args:
         net: a SuperNet, trained or not: what it had learned is replaced.
         images: from `calibration`, of the net's originals in their order.
         ridge: weight of the ridge, in units of the mean square of what is read, > 0.
-        batch_size: images at a time, >= 1.
+        off_task, inner_off_task: l at the output and inside, >= 0.
+        floor: the part of a token's weight that all tokens have, 0 to 1; at 1 all tokens count the same.
+        corrected: whether a layer that adds to the stream makes up for the errors before it; else T = P_i W_i x_i.
+        batch_size: images at a time, >= 1. What one block computes for all images is in memory at once even so.
         progress: show a bar; None shows it in a terminal or notebook.
 
     Returns the net: `fold()` already gives a working model, and `train_global` goes on from there. Raises ValueError
-    for images of another number of tasks, fewer heads than originals, heads smaller than an original's, or norms that
-    mix the shares: on the stream itself, on q and k, or inside attention and MLP.
+    for images of another number of tasks, a number outside its range, fewer heads than originals, heads smaller than
+    an original's, or norms that mix the shares: on the stream itself, on q and k, or inside attention and MLP.
     """
     same_tasks(net.originals, images)
-    if not ridge > 0 or batch_size < 1:
-        raise ValueError(f"ridge must be > 0 and batch_size >= 1, got {ridge} and {batch_size}")
+    settings = {"ridge": ridge, "off_task": off_task, "inner_off_task": inner_off_task, "floor": floor,
+                "corrected": corrected}
+    if not (ridge > 0 and batch_size >= 1 and 0 <= floor <= 1 and off_task >= 0 and inner_off_task >= 0):
+        raise ValueError("needed are ridge > 0, batch_size >= 1, 0 <= floor <= 1, off_task >= 0 and inner_off_task "
+                         f">= 0; got {settings} and batch_size {batch_size}")
     _check_shares(net)
-    start = _Start(net, images, ridge, batch_size)
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)
-    for layer in tqdm(net.graph.layers, desc="subspaces", disable=hidden_bar(progress)):
-        unmerges = None if layer.reads is None else [start.unmerge(i, layer.name) for i in range(start.k)]
-        net.replace(layer, [start.merge(i, layer) for i in range(start.k)], unmerges)
-        start.merged.load_state_dict(net.folded())
-    net.set_outputs([start.unmerge(i, None) for i in range(start.k)])
-    net.provenance = [{"init": "subspaces", "ridge": ridge, "seed": net.seed, "images": images.hash()}]
+    _Start(net, images, batch_size, settings).run(progress)
+    net.provenance = [{"init": "subspaces", "seed": net.seed, "images": images.hash(), **settings}]
     return net
 
 
 def _check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
+    spaces = net.graph.spaces
     for vector in net.graph.norms:
-        if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":
+        if vector.role != "norm" or spaces[vector.space].kind != "residual":
             raise ValueError(f"{vector.name.rpartition('.')[0]} is a norm that mixes the channels of different "
                              "originals, which subspaces keep apart; start with init='first'")
-    for name, space in net.graph.spaces.items():
-        if space.kind == "heads" and space.heads < len(net.originals):
+    for name, heads, unit in [(name, s.heads, s.unit) for name, s in spaces.items() if s.kind == "heads"]:
+        if heads < len(net.originals):
             raise ValueError(f"subspaces give every original heads of its own, but {len(net.originals)} originals "
-                             f"meet {space.heads} heads; start with init='first'")
-        for i, graph in enumerate(net.graphs, 1):
-            if space.kind == "heads" and graph.spaces[name].unit > space.unit:
-                raise ValueError(f"original {i} has heads of size {graph.spaces[name].unit}, the merged model of size "
-                                 f"{space.unit}; subspaces need heads at least as large: start with init='first'")
+                             f"meet {heads} heads; start with init='first'")
+        for i, own in enumerate((graph.spaces[name].unit for graph in net.graphs), 1):
+            if own > unit:
+                raise ValueError(f"original {i} has heads of size {own}, the merged model of size {unit}; subspaces "
+                                 "need heads at least as large: start with init='first'")
 
 
 class _Start:
-    """The fit of one SuperNet, layer by layer."""
+    """The fit of one SuperNet. Each part of the model runs once, and a layer is fitted when its input arrives."""
 
-    def __init__(self, net: SuperNet, images: Calibration, ridge: float, batch_size: int):
-        self.net, self.images, self.ridge, self.batch_size = net, images, ridge, batch_size
+    def __init__(self, net: SuperNet, images: Calibration, batch_size: int, settings: dict):
+        self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
         self.like, self.k = next(net.parameters()), len(net.originals)
         self.merged = build(net.config).to(self.like)  # layers still to come do not matter to those before
-        self.merged.load_state_dict(net.folded())
-        self.stream = self._stream() if net.graph.residual else None
+        self.own = [to_device(images.of(i), self.like) for i in range(self.k)]
+        self.sizes = [len(x) for x in self.own]
+        self.weights, self.channels, self.moments = [], [], []  # of every original, by place
+        for backbone, x in zip(net.backbones, self.own):
+            self._measure(backbone, x)
+        if net.graph.residual:
+            self._share_stream(net.graph.residual.size)
 
-    def _reads(self, model: nn.Module, name: str | None, x: Tensor) -> Tensor:
-        """What a layer of a model reads, or the model's features where `name` is None: rows (n, d)."""
-        return reads(model, name, to_device(x, self.like)).flatten(0, -2).double()  # for sums of many squares
-
-    def moment(self, i: int, name: str | None, norm: bool = False) -> Tensor:
-        """E x x^T of what original i's module reads on its own task; with `norm`, of x / its size, less its mean."""
-        total, rows = 0, 0
-        for x in self.images.of(i).split(self.batch_size):
-            read = self._reads(self.net.backbones[i], name, x)
-            if norm:
-                read = nn.functional.layer_norm(read, read.shape[-1:])
-            total, rows = total + read.T @ read, rows + len(read)
-        return total / rows
-
-    def unmerge(self, i: int, name: str | None) -> Tensor:
-        """U0_i (d_i, d*): least squares from what the merged layer reads to what original i's reads."""
-        gram, cross, rows = 0, 0, 0
-        for x in self.images.of(i).split(self.batch_size):
-            merged, own = self._reads(self.merged, name, x), self._reads(self.net.backbones[i], name, x)
-            gram, cross, rows = gram + merged.T @ merged, cross + merged.T @ own, rows + len(merged)
-        gram = gram / rows
-        gram.diagonal().add_(self.ridge * gram.diagonal().mean())
-        return torch.linalg.solve(gram, cross / rows).T.to(self.like)
+    def _measure(self, backbone: nn.Module, images: Tensor, most: int = 256) -> None:
+        """Lines 1 and 2 of an original, and E_i x x^T of all that is picked from and, normalised, of the stream."""
+        features, layers = partial(self.net.architecture.features, backbone), self.net.graph.layers
+        norms = dict.fromkeys(name.rpartition(".")[0] for name in self.net.norms)
+        places, floor = [*(layer.name for layer in layers if layer.reads), *norms], self.settings.floor
+        some, batches = (x.split(self.batch_size) for x in (images[::-(-len(images) // most)], images))
+        found = statistics.sensitivity(backbone, features, places, some)
+        self.channels.append({place: channels for place, (_, channels) in found.items()})
+        self.weights.append({place: (1 - floor) * t + floor for place, (t, _) in found.items()})
+        picked = [layer.name for layer in layers if layer.reads and layer.reads != self.net.graph.output]
+        moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1])
+        self.moments.append(moments | {"stream": sum(moments[norm] for norm in norms)})
 
     def _shares(self, size: int) -> list[Tensor]:
         """Who gets which of `size` places, at least one each: a merge of two counts twice."""
@@ -111,79 +130,92 @@ class _Start:
         ends, i = (size * ends / ends[-1]).round().long(), torch.arange(self.k)
         return list(torch.arange(size).tensor_split(ends.clamp(i + 1, size - self.k + i + 1)[:-1]))
 
-    def _stream(self) -> list[Tensor]:
-        """M0_i (d*, d_i) of everything that writes to the residual stream: principal directions into own directions.
+    def _share_stream(self, size: int) -> None:
+        """P_i (s, d_i) and B_i (d*, s) of every original: line 3. The merged LayerNorm's mean takes nothing away."""
+        directions, self.principal, self.directions = statistics.centred_directions(size).to(self.like.device), [], []
+        for share, moments in zip(self._shares(size - 1), self.moments):
+            principal = torch.linalg.eigh(moments["stream"]).eigenvectors.flip(1).T[:len(share)]
+            self.principal.append(principal - principal.mean(1, keepdim=True))
+            self.directions.append(directions[:, share[:len(principal)]])
 
-        The directions are at right angles to (1, ..., 1), so that the merged LayerNorm's mean takes nothing away.
-        """
-        d = self.net.graph.residual.size
-        ones = torch.ones(d, 1, dtype=torch.float64)
-        noise = torch.randn(d, d - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        directions = torch.linalg.qr(torch.cat([ones, noise], 1)).Q[:, 1:].to(self.like.device)  # (d*, d* - 1)
-        norms, merges = dict.fromkeys(name.rpartition(".")[0] for name in self.net.norms), []
-        for i, share in enumerate(self._shares(d - 1)):
-            moments = sum(self.moment(i, norm, norm=True) for norm in norms)
-            principal = torch.linalg.eigh(moments).eigenvectors.flip(1).T[:len(share)]  # (share, d_i)
-            principal = principal - principal.mean(1, keepdim=True)
-            merges.append((directions[:, share[:len(principal)]] @ principal).to(self.like))
-        return merges
+    def run(self, progress: bool | None) -> None:
+        """Fit all layers in the order of the forward, then the output."""
+        *segments, through_merged = map(self.net.architecture.segments, (*self.net.backbones, self.merged))
+        own, merged = self.own, torch.cat(self.own)
+        for name in tqdm(through_merged, desc="subspaces", disable=hidden_bar(progress)):
+            layers = {layer.name: layer for layer in self.net.graph.layers if f"{layer.name}.".startswith(f"{name}.")}
+            places = [*layers, *(layer.adds_to for layer in layers.values() if layer.adds_to)]
+            reads = [inputs_of(backbone, places, partial(through[name], x))
+                     for backbone, through, x in zip(self.net.backbones, segments, own)]
+            with watching(self.merged, places, partial(self._arrives, layers, reads, {})):
+                merged = through_merged[name](merged)
+            own = [read[None] for read in reads]
+        moments = [Moments.of(u, t, torch.ones(()), self.batch_size) for u, t in zip(merged.split(self.sizes), own)]
+        eyes = [torch.eye(f.shape[1]).to(moments[0].gram) for f in own]
+        outputs = [self._fit(i, moments, eye, self.settings.off_task) for i, eye in enumerate(eyes)]
+        self.net.set_outputs([output.to(self.like) for output in outputs])
 
-    def _what_counts(self, i: int, space: str) -> tuple[Tensor, Tensor]:
-        """What original i's next layer makes of a space: its weight (o, d), and the moment (d, d) of what it reads."""
-        reader = next((layer for layer in self.net.graph.layers if layer.reads == space), None)
-        moment = self.moment(i, reader and reader.name).cpu()
-        weight = reader and self.net.backbones[i].get_submodule(reader.name).weight
-        return torch.eye(len(moment)).double() if reader is None else weight.double().cpu(), moment
+    def _arrives(self, layers: Mapping[str, Layer], reads: Sequence[Mapping[str, Tensor]], seen: dict[str, Tensor],
+                 place: str, x: Tensor) -> None:
+        """x arrives in the merged model, and the originals read `reads` there: put a layer's M0 and U0 in its place."""
+        seen[place] = x
+        if place not in layers:
+            return
+        layer, unmerges, merges = layers[place], None, [self._merge(i, layers[place]) for i in range(self.k)]
+        if layer.reads is not None:
+            moments = [self._moments(i, layer, reads[i], seen) for i in range(self.k)]
+            unmerges = [self._unmerge(i, layer, merges[i], moments).to(self.like) for i in range(self.k)]
+        self.net.replace(layer, merges, unmerges)
+        self.merged.load_state_dict(self.net.folded())
 
-    def _units(self, i: int, own: Space, merged: Space) -> Tensor:
-        """M0_i (d*, d_i): of original i's units, those from which the next layer's outcome is best rebuilt.
+    def _moments(self, i: int, layer: Layer, read: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Moments:
+        """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""
+        target, of_task = read[layer.name], lambda place: seen[place].split(self.sizes)[i]
+        if layer.adds_to:
+            target = F.linear(target, self.net.backbones[i].get_submodule(layer.name).weight)
+        if layer.adds_to and self.settings.corrected:
+            target = torch.cat([of_task(layer.adds_to), read[layer.adds_to] + target], -1)
+        return Moments.of(of_task(layer.name), target, self.weights[i][layer.name], self.batch_size)
 
-        A QR decomposition with pivoting picks them: at each step the unit with the most that the ones before
-        it do not tell, weighed by the weights that read it.
-        """
-        from scipy.linalg import qr  # takes a while to import
-        weight, moment = self._what_counts(i, own.name)
-        values, vectors = torch.linalg.eigh(moment)
-        root = values.clamp(min=0).sqrt()[:, None] * vectors.T * weight.norm(dim=0)  # root^T root: weighed moment
-        share = self._shares(merged.size)[i]
-        best = torch.from_numpy(qr(root.numpy(), mode="r", pivoting=True)[1].copy())[:len(share)]
-        return self._select(merged, own, share[:len(best)], best.sort().values)
+    def _fit(self, i: int, moments: Sequence[Moments], rows: Tensor, off_task: float, off: Tensor | None = None,
+             directions: Tensor | None = None) -> Tensor:
+        """LS_i(A t - B^T z*; `off` - B^T z*, l), (s, d*), for A = `rows` (s, d_i), B (d*, s); `off` is mean A t."""
+        directions = rows.new_zeros(0, len(rows)) if directions is None else directions
+        size, parts = len(directions), []  # z* stands before t
+        off = rows @ moments[i].target[size:] if off is None else off
+        for j, each in enumerate(moments):
+            cross = each.cross[:, size:] @ rows.T if j == i else torch.outer(each.read, off)
+            parts.append((1.0 if j == i else off_task, each.gram, cross - each.cross[:, :size] @ directions))
+        return statistics.least_squares(parts, self.settings.ridge)
 
-    def _heads(self, i: int, own: Space, merged: Space) -> Tensor:
-        """M0_i (d*, d_i): original i's heads that tell the most of all its heads, in the merged model's heads."""
-        weight, moment = self._what_counts(i, own.name)
-        share = self._shares(merged.heads)[i]
-        best = _best_groups(moment, weight, own.unit, len(share))
-        unit = torch.arange(own.unit)
-        rows, columns = (share[:len(best), None] * merged.unit + unit, best[:, None] * own.unit + unit)
-        return self._select(merged, own, rows.flatten(), columns.flatten())
+    def _unmerge(self, i: int, layer: Layer, merge: Tensor, moments: Sequence[Moments]) -> Tensor:
+        """U0_i (d_i, d*) of a layer: lines 6 to 9."""
+        own = self.net.backbones[i].get_submodule(layer.name)
+        weight = own.weight.double()
+        if layer.adds_to:
+            directions = self.directions[i] if self.settings.corrected else None
+            fitted = self._fit(i, moments, self.principal[i], self.settings.inner_off_task, None, directions)
+            return torch.linalg.pinv(self.principal[i] @ weight, rtol=1e-6) @ fitted
+        unmerge = self._fit(i, moments, torch.eye(weight.shape[1]).to(weight), 0.0)
+        if self.net.graph.spaces[layer.writes[0]].kind == "hidden" and self.settings.inner_off_task:
+            kept, bias = merge[0].any(0), torch.zeros(len(weight)) if own.bias is None else own.bias
+            rows, off = weight[kept], OFF - bias.to(weight)[kept]
+            gated = self._fit(i, moments, rows, self.settings.inner_off_task, off)
+            unmerge = unmerge + torch.linalg.pinv(rows, rtol=1e-6) @ (gated - rows @ unmerge)
+        return unmerge
 
-    def _select(self, merged: Space, own: Space, rows: Tensor, columns: Tensor) -> Tensor:
-        """M0_i (d*, d_i) with ones at (rows[j], columns[j])."""
-        matrix = torch.zeros(merged.size, own.size)
-        matrix[rows, columns] = 1.0
-        return matrix.to(self.like)
-
-    def merge(self, i: int, layer: Layer) -> Tensor:
+    def _merge(self, i: int, layer: Layer) -> Tensor:
         """M0_i of a layer: all that one layer or one attention writes goes by the last space that it writes."""
-        own, merged = self.net.graphs[i].spaces[layer.writes[-1]], self.net.graph.spaces[layer.writes[-1]]
+        own, merged = (graph.spaces[layer.writes[-1]] for graph in (self.net.graphs[i], self.net.graph))
         if merged.kind == "residual":
-            return self.stream[i]
-        if merged.kind == "hidden":
-            return self._units(i, own, merged)
-        heads = self._heads(i, own, merged)
-        ratio = merged.unit / own.unit  # larger heads need larger q and k, see `Space`
-        return torch.stack([ratio ** self.net.graph.spaces[space].growth * heads for space in layer.writes])
-
-
-def _best_groups(moment: Tensor, weight: Tensor, size: int, count: int) -> Tensor:
-    """The `count` groups of `size` neighbouring channels from which weight @ x is best rebuilt, greedily."""
-    def unexplained(groups: list[int]) -> float:
-        """E || W x - its least-squares fit from the groups ||^2. On the CPU, whose `lstsq` takes any rank."""
-        at = torch.cat([torch.arange(g * size, (g + 1) * size) for g in groups])
-        known = torch.linalg.lstsq(moment[at][:, at], moment[at]).solution
-        return torch.trace(weight @ (moment - moment[:, at] @ known) @ weight.T).item()
-    chosen, groups = [], set(range(len(moment) // size))
-    for _ in range(min(count, len(groups))):
-        chosen.append(min(sorted(groups.difference(chosen)), key=lambda g: unexplained([*chosen, g])))
-    return torch.tensor(sorted(chosen))
+            return (self.directions[i] @ self.principal[i]).to(self.like)
+        reader = next((other.name for other in self.net.graph.layers if other.reads == own.name), None)
+        moment, eye = self.moments[i][reader].cpu(), torch.eye(own.size).double()
+        moment = moment + self.settings.ridge * moment.diagonal().mean() * eye  # no ties where the rows are few
+        unit, wider = (1, 1) if merged.kind == "hidden" else (own.unit, merged.unit)
+        share = self._shares(merged.size // wider)[i]
+        chosen = statistics.best_groups(moment, self.channels[i].get(reader, eye).cpu(), unit, len(share))
+        matrix, inside = torch.zeros(merged.size, own.size), torch.arange(unit)
+        matrix[share[:len(chosen), None] * wider + inside, chosen[:, None] * unit + inside] = 1.0
+        spaces = (self.net.graph.spaces[space] for space in layer.writes)
+        return torch.stack([(wider / unit) ** space.growth * matrix for space in spaces]).to(self.like)

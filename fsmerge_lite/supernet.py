@@ -30,8 +30,9 @@ class SuperNet(nn.Module):
             reconstructed, and its heads are carried on); in eval mode, of one architecture, widths may differ.
         rank: r of the low-rank parts, 1 <= r <= the smallest width; inside a ViT's MLP scaled by hidden / dim.
         structure: diagonal, low_rank, diagonal_low_rank or full.
-        init: `first` starts at original 1, `average` at the average of all, `random` anywhere. With `into`, `first`
-            is exactly original 1 where no width is smaller than its own, and otherwise only a start; see `Space`.
+        init: `first` starts at original 1, `average` at the average of all, both also with the paper's small factors
+            (`paper_first`, `paper_average`, see `Structured.set_identity`), `random` anywhere. With `into`, `first` is
+            original 1 exactly where no width is smaller than its own, and otherwise only a start; see `Space`.
         shared: one A for the M of all originals and one B for their U, as in the paper: (k + 1) d r numbers a place,
             not 2 k d r; for diagonal_low_rank.
         into: a model of the merged model's widths, by default original 1's; its weights do not matter.
@@ -79,7 +80,7 @@ class SuperNet(nn.Module):
         """
         p = self.body.get_parameter(vector.name).requires_grad_(True).data
         own = [backbone.get_parameter(vector.name).data for backbone in self.backbones]
-        average = self.init == "average" and all(o.shape == p.shape for o in own)
+        average = "average" in self.init and all(o.shape == p.shape for o in own)
         space, ratio = self.graph.spaces[vector.space], max(1, len(p) / len(own[0]))
         rows, cols = space.match(self.graphs[0].spaces[vector.space])
         if vector.role == "per_head":
@@ -130,8 +131,8 @@ class SuperNet(nn.Module):
                                  min(graph.residual.size, self.graph.residual.size)) for graph in self.graphs]
         factor = "A" if kind is Merge else "B"  # on the merged model's side
         for i, graph in enumerate(self.graphs):
-            own, rank = graph.spaces[space], min(ranks) if self.shared else ranks[i]
-            own = merged if init == "identity" else own
+            own = merged if init == "identity" else graph.spaces[space]
+            rank = min(ranks) if self.shared else ranks[i]
             out, in_ = (merged, own) if kind is Merge else (own, merged)
             matrix = kind(out.size, in_.size, self.structure, rank, blocks, out.match(in_)).to(like.dtype)
             matrix.init(init, i, len(self.graphs), self.generator)
@@ -255,10 +256,10 @@ class SuperNet(nn.Module):
 
         Depth None stands for the output features. One forward gives all, and goes no further than they need.
         """
-        layers, f = self.layers_at([depth for depth in depths if depth is not None]), []
-        seen = inputs_of(self.body, layers.values(), lambda: f.append(self.backbone(x, unfolded)), None not in depths)
+        layers = self.layers_at([depth for depth in depths if depth is not None])
+        seen = inputs_of(self.body, layers.values(), lambda: self.backbone(x, unfolded), None not in depths)
         rebuilt = {depth: self.body.get_submodule(name).reads(seen[name]) for depth, name in layers.items()}
-        return rebuilt | ({None: [output(f[0]) for output in self.outputs]} if None in depths else {})
+        return rebuilt | ({None: [output(seen[None]) for output in self.outputs]} if None in depths else {})
 
     @torch.no_grad()
     def original_features(self, x: Tensor, depths: Sequence[int]) -> dict[int, list[Tensor]]:

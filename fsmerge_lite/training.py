@@ -88,13 +88,6 @@ def objective(features: Features, errors: Mapping[int | None, Reconstruction], i
     return loss
 
 
-def reconstruction(features: Callable[[Tensor], Sequence[Tensor]], images: Calibration, targets: Sequence[Tensor],
-                   batch_size: int, seed: int, like: Tensor, off_task: float = 0.0) -> Callable[[int], Tensor]:
-    """The `objective` on the output alone, for whatever maps images (B, C, H, W) to k reconstructions (B, d_i)."""
-    errors = {None: Reconstruction(images, targets, off_task)}
-    return objective(lambda x: {None: features(x)}, errors, images, batch_size, seed, like)
-
-
 def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, float], off_task: float = 0.0
               ) -> dict[int | None, Reconstruction]:
     """The `Reconstruction` at each depth that has a weight, None being the output, to which alone off_task belongs."""
@@ -153,7 +146,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
         steps: for each block.
         checkpoint: a stem of file names; block d is saved to `checkpoint`.d and resumes from there.
 
-    Returns one `History` a readout: depth 0 or 1 first, the output features last.
+    Returns one `History` a readout, the output features last.
     """
     settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size}
     done, histories = set(), []

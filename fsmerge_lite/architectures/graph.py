@@ -4,17 +4,8 @@ An architecture says once which *spaces* its channels form, which *layers* read 
 (norms, tokens) live in them. The SuperNet, the fitted start, the alignment and RegMean read nothing else. A parameter
 that the graph does not name is an error.
 
-An architecture is one file with one subclass of `Architecture`. `vit.py` and `mlp.py` are there. A text encoder such as
-BERT needs nothing more:
-
-- *Token ids.* `check_inputs` asks for integers, and `to_device` moves a batch without turning it into floats. The word
-  table is a layer that reads None, as the patch embedding is: y* = sum_i M_i E_i[ids]. `layers` gets one kind for it.
-- *Attention mask.* A batch is one tensor (B, 2, T), ids and mask. `features` unpacks it for the model's own forward.
-- *Separate q, k, v.* Three layers read the residual stream. Query and key write the space "qk", value writes "v", and
-  both are of one `group`, so that their heads stay in one order.
-- *Norms on the stream.* Their role is "on_stream". They do not fold, so that the merged model owns them as it owns all
-  norms. The fitted start, which gives every original channels of its own, refuses them by name.
-- *Positions and types* are vectors of role "token". They go through the M of the first layer, like ViT's.
+An architecture is one file with one subclass of `Architecture`. A text encoder would need one more kind of layer, a
+table of words y* = sum_i M_i E_i[ids]; three layers for q, k and v, writing spaces of one `group`; "on_stream" norms.
 """
 import math
 from collections.abc import Sequence
@@ -78,6 +69,7 @@ class Layer:
     reads: str | None
     writes: tuple[str, ...]
     kind: str = "linear"  # one of `layers.KINDS`
+    adds_to: str | None = None  # the module that reads the residual stream before this layer's output is added to it
 
 
 @dataclass(frozen=True)
@@ -125,8 +117,9 @@ class Architecture:
 
     A subclass has `kind`, the name of its descriptions; `model`, the exact class (no subclasses); and the methods
     describe(model), a dict of plain values, or ValueError for a variant that is not supported; build(config), a fresh
-    model from it; graph(model), its `Graph`; input_shape(model), that of one input. The defaults of the other methods
-    are for an architecture without pictures, scales or a classifier.
+    model from it; graph(model), its `Graph`; input_shape(model), that of one input; segments(model), the parts of its
+    forward in their order, functions, under the prefix of the names of their layers. The other methods have defaults
+    for an architecture without pictures, scales or a classifier.
     """
 
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:

@@ -1,32 +1,10 @@
 """Plain MLPs: W*_l = M_l blockdiag(W_l^1, ..., W_l^k) U_{l-1}. The first layer reads the input, the same for all."""
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..engine.modules import activation, describe_activation
+from ..engine.modules import MLP, activation, describe_activation
 from .graph import Architecture, Graph, Layer, Space
-
-
-class MLP(nn.Module):
-    """Linear layers of these widths (inputs, hidden, ..., features), each followed by an activation.
-
-    Raises ValueError for fewer than two sizes. `act_layer` is a class or a partial of one.
-    """
-
-    def __init__(self, sizes: Sequence[int], act_layer: type[nn.Module] = nn.GELU):
-        super().__init__()
-        if len(sizes) < 2:
-            raise ValueError(f"an MLP needs at least an input and one layer, got sizes {tuple(sizes)}")
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.act = act_layer()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, ...) flattened to (B, inputs); gives (B, features)."""
-        x = x.flatten(1)
-        for layer in self.layers:
-            x = self.act(layer(x))
-        return x
 
 
 class MLPs(Architecture):
@@ -50,6 +28,10 @@ class MLPs(Architecture):
                   for space, layer, reader in zip(written, model.layers, readers)}
         layers = tuple(Layer(name, reads, (writes,)) for name, reads, writes in zip(names, [None, *written], written))
         return Graph(spaces, layers, (), "features", dict(enumerate(names[1:], 1)))
+
+    def segments(self, model: MLP) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {f"layers.{i}": lambda x, layer=layer: model.act(layer(x.flatten(1)))
+                for i, layer in enumerate(model.layers)}
 
     def input_shape(self, model: MLP) -> tuple[int, ...]:
         return (model.layers[0].in_features,)

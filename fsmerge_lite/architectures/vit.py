@@ -7,14 +7,16 @@ tokens and positions are added to the stream directly (paper, appendix B).
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
+from ..engine.images import absorbed_normalization
 from ..engine.modules import activation, describe_activation, norm, outline
+from ..engine.running import inputs_of
 from .graph import Architecture, Graph, Layer, Space, Vector
 
 STREAM = "features"  # the residual stream; at the end of the model it holds the features
@@ -30,12 +32,9 @@ VECTORS = {
 
 def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, img_size: int = 32,
         **options) -> VisionTransformer:
-    """A small timm `VisionTransformer` without classifier.
+    """A small timm `VisionTransformer` without classifier. A picture becomes (img_size / patch_size)^2 + 1 tokens.
 
-    Args:
-        dim, depth, num_heads: width of the stream, number of blocks, heads in each (timm's `embed_dim`, ...).
-        patch_size, img_size: in pixels; a picture becomes (img_size / patch_size)^2 tokens and a class token.
-        options: go to timm as they are.
+    `dim` is timm's `embed_dim`, sizes are in pixels, and `options` go to timm as they are.
     """
     return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
                              num_heads=num_heads, num_classes=0, **options)
@@ -90,8 +89,10 @@ class ViTs(Architecture):
             spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn, growth=0.25)
             spaces[v] = Space(v, "heads", block.attn.attn_dim, heads, group=attn, seen=(f"{attn}.proj",))
             spaces[hidden] = Space(hidden, "hidden", block.mlp.fc1.out_features, seen=(f"{mlp}.fc2",))
-            layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)), Layer(f"{attn}.proj", v, (STREAM,)),
-                       Layer(f"{mlp}.fc1", STREAM, (hidden,)), Layer(f"{mlp}.fc2", hidden, (STREAM,))]
+            layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)),
+                       Layer(f"{attn}.proj", v, (STREAM,), adds_to=f"{name}.norm1"),
+                       Layer(f"{mlp}.fc1", STREAM, (hidden,)),
+                       Layer(f"{mlp}.fc2", hidden, (STREAM,), adds_to=f"{name}.norm2")]
         vectors = []
         for name, _ in model.named_parameters():
             block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
@@ -103,6 +104,13 @@ class ViTs(Architecture):
 
     def input_shape(self, model: VisionTransformer) -> tuple[int, ...]:
         return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
+
+    def segments(self, model: VisionTransformer) -> dict[str, Callable[[Tensor], Tensor]]:
+        """From pictures to tokens; the blocks; from tokens to features."""
+        def embed(x: Tensor) -> Tensor:
+            return inputs_of(model, ["blocks.0"], lambda: model(x), stop=True)["blocks.0"]
+        blocks = {f"blocks.{b}": block for b, block in enumerate(model.blocks)}
+        return {"patch_embed": embed, **blocks, "": lambda x: model.forward_head(model.norm(x), pre_logits=True)}
 
     def take_classifier(self, model: VisionTransformer) -> nn.Module:
         head = model.head
@@ -124,20 +132,12 @@ class ViTs(Architecture):
 
     def absorb_normalization(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]
                              ) -> VisionTransformer:
-        """The same function of pictures x in [-1, 1], where the model was trained on (p - mean) / std, p = (x + 1) / 2.
-
-        (p - mean) / std = a x + t with a = 0.5 / std, t = (0.5 - mean) / std: a goes into the weights of the patch
-        embedding, W t into its bias or, where it has none, into the positions of the patches. Raises ValueError for
-        other than one mean and one std > 0 a channel, or if neither bias nor positions can hold W t.
+        """The same function of pictures in [-1, 1], see `absorbed_normalization`: W t goes into the bias of the patch
+        embedding or, where it has none, into the positions of the patches. ValueError if neither can hold it.
         """
         model = copy.deepcopy(model)
-        patch, weight = model.patch_embed.proj, model.patch_embed.proj.weight.data
-        mean, std = (torch.as_tensor(numbers, dtype=weight.dtype, device=weight.device) for numbers in (mean, std))
-        if not mean.shape == std.shape == (patch.in_channels,) or not (std > 0).all() or not mean.isfinite().all():
-            raise ValueError(f"mean and std need {patch.in_channels} numbers each, one a channel of the pictures, and "
-                             f"std > 0; got {mean.tolist()} and {std.tolist()}")
-        patch.weight.data = weight * (0.5 / std)[:, None, None]
-        shift = (weight * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))  # (o,), the same for every patch
+        patch = model.patch_embed.proj
+        patch.weight.data, shift = absorbed_normalization(patch.weight.data, mean, std)
         if patch.bias is not None:
             patch.bias.data = patch.bias.data + shift
         elif model.pos_embed is not None:

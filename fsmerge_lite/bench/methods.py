@@ -232,9 +232,8 @@ def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Feature
     layers = net.layers_at([int(depth) for depth in readouts])
 
     def features(x: torch.Tensor) -> dict[int | None, list[torch.Tensor]]:
-        outputs: list[torch.Tensor] = []
-        seen = inputs_of(merged.backbone, layers.values(), lambda: outputs.extend(merged.features(x)))
-        return {None: outputs} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
+        seen = inputs_of(merged.backbone, layers.values(), lambda: merged.features(x))
+        return {None: seen[None]} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
                                   for depth, layer in layers.items()}
     return features
 

@@ -155,11 +155,9 @@ def _activations(graph: Graph, backbone: nn.Module, x: Tensor) -> dict[str, list
     """
     writers = [layer for layer in graph.layers if graph.spaces[layer.writes[0]].kind == "heads"]
     names = dict.fromkeys(name for space in graph.spaces.values() for name in space.seen if name)
-    output: list[Tensor] = []
-    known = architecture(backbone)
     seen = inputs_of(backbone, [*names, *(layer.name for layer in writers)],
-                     lambda: output.append(known.features(backbone, x)))
-    seen[""] = output[0]
+                     lambda: architecture(backbone).features(backbone, x))
+    seen[""] = seen[None]
     activations: dict[str, list[Tensor]] = {name: [] for name in graph.spaces}
     for layer in writers:
         written = backbone.get_submodule(layer.name)(seen[layer.name]).chunk(len(layer.writes), -1)

@@ -14,7 +14,7 @@ from ..engine.images import Calibration, same_tasks
 from ..engine.running import inputs_of, to_device
 from ..models import Merged, Original
 from ..supernet import SuperNet
-from ..training import reconstruction, target_features
+from ..training import Reconstruction, objective, target_features
 from .alignment import alignment, equal_originals, permuted, undo
 
 
@@ -137,8 +137,9 @@ def _grams(backbone: nn.Module, images: Tensor, off_diagonal: float, batch_size:
     for batch in images.split(batch_size):
         batch = to_device(batch, like)
         known.check_inputs(backbone, batch)
-        for name, x in inputs_of(backbone, layers, lambda batch=batch: known.features(backbone, batch)).items():
-            x = _rows_read(layers[name], backbone.get_submodule(name), x).double()
+        seen = inputs_of(backbone, layers, lambda batch=batch: known.features(backbone, batch))
+        for name, layer in layers.items():
+            x = _rows_read(layer, backbone.get_submodule(name), seen[name]).double()
             grams[name], rows[name] = grams[name] + x.T @ x, rows[name] + len(x)
     return {name: (off_diagonal * gram + (1 - off_diagonal) * gram.diag().diag()) / rows[name]
             for name, gram in grams.items()}
@@ -188,6 +189,13 @@ class Ensemble(nn.Module):
 
 
 ensemble = Ensemble  # called like the other baselines
+
+
+def reconstruction(features: Callable[[Tensor], Sequence[Tensor]], images: Calibration, targets: Sequence[Tensor],
+                   batch_size: int, seed: int, like: Tensor, off_task: float = 0.0) -> Callable[[int], Tensor]:
+    """The `objective` on the output alone, for whatever maps images (B, C, H, W) to k reconstructions (B, d_i)."""
+    errors = {None: Reconstruction(images, targets, off_task)}
+    return objective(lambda x: {None: features(x)}, errors, images, batch_size, seed, like)
 
 
 def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 1000, lr: float = 1e-3,

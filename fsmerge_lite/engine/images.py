@@ -37,6 +37,19 @@ class Calibration:
         return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
 
 
+def absorbed_normalization(weight: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(a W, W t): the first layer of a model of (p - mean) / std for pictures x in [-1, 1], p = (x + 1) / 2.
+
+    (p - mean) / std = a x + t with a = 0.5 / std, t = (0.5 - mean) / std, for W (o, channels, P, P); W t is (o,), the
+    same for every patch. Raises ValueError for other than one finite mean and one std > 0 a channel.
+    """
+    mean, std = (torch.as_tensor(numbers, dtype=weight.dtype, device=weight.device) for numbers in (mean, std))
+    if not mean.shape == std.shape == weight.shape[1:2] or not (std > 0).all() or not mean.isfinite().all():
+        raise ValueError(f"mean and std need {weight.shape[1]} numbers each, one a channel of the pictures, and "
+                         f"std > 0; got {mean.tolist()} and {std.tolist()}")
+    return weight * (0.5 / std)[:, None, None], (weight * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))
+
+
 def same_tasks(originals: Sequence, images: Calibration) -> None:
     """Refuse images of another number of tasks than there are originals, or none of a task."""
     k = int(images.owner.max()) + 1

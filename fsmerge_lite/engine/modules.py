@@ -1,9 +1,31 @@
-"""What modules are, as plain values, and modules made of them again."""
-from collections.abc import Callable, Iterator
+"""A plain MLP, and what modules are as plain values and made of them again."""
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import timm.layers
-from torch import nn
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers of these widths (inputs, hidden, ..., features), each followed by an activation.
+
+    Raises ValueError for fewer than two sizes. `act_layer` is a class or a partial of one.
+    """
+
+    def __init__(self, sizes: Sequence[int], act_layer: type[nn.Module] = nn.GELU):
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"an MLP needs at least an input and one layer, got sizes {tuple(sizes)}")
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.act = act_layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...) flattened to (B, inputs); gives (B, features)."""
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return x
 
 
 def layer_class(name: str, *homes: object) -> type[nn.Module]:

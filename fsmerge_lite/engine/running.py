@@ -1,6 +1,6 @@
 """Running a model: what its modules read meanwhile, and where its inputs are."""
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -9,23 +9,35 @@ class _AllSeen(Exception):
     """Every module has been seen, so that the rest of the forward need not run."""
 
 
-def inputs_of(model: nn.Module, names: Iterable[str], run: Callable[[], object], stop: bool = False
-              ) -> dict[str, Tensor]:
-    """What each of the named modules of `model` reads while `run` runs; with `stop`, no further than needed."""
-    seen, names = {}, set(names)
-
-    def watch(_: nn.Module, args: tuple, name: str) -> None:
-        seen[name] = args[0]
-        if stop and len(seen) == len(names):
-            raise _AllSeen
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(watch, name=name)) for name in names]
+@contextmanager
+def watching(model: nn.Module, names: Iterable[str], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Meanwhile, `watch(name, x)` is called with what a named module of `model` is about to read."""
+    hooks = [model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))
+             for name in names]
     try:
-        run()
-    except _AllSeen:
-        pass
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def inputs_of(model: nn.Module, names: Iterable[str], run: Callable[[], Tensor], stop: bool = False
+              ) -> dict[str | None, Tensor]:
+    """What each of the named modules of `model` reads while `run` runs and, under None, what `run` returns.
+
+    With `stop` it runs no further than needed, and then returns nothing.
+    """
+    seen, names = {}, set(names)
+
+    def watch(name: str, x: Tensor) -> None:
+        seen[name] = x
+        if stop and len(seen) == len(names):
+            raise _AllSeen
+    try:
+        with watching(model, names, watch):
+            seen[None] = run()
+    except _AllSeen:
+        pass
     return seen
 
 

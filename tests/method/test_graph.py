@@ -10,6 +10,7 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite.architectures import graph_of
+from fsmerge_lite.engine.statistics import Moments
 
 MODELS = {**{name: partial(lambda options: vits([8], **options)[0], options) for name, options in VIT_OPTIONS.items()},
           "RmsNorm": lambda: vits([8], norm_layer=RmsNorm)[0], "mlp": lambda: mlps([6])[0],
@@ -139,18 +140,12 @@ def test_a_net_that_is_converted_takes_everything_along(make):
     assert all(p.dtype == torch.float32 for model in models for p in model.parameters())  # what was given stays
 
 
-def test_the_start_adds_up_in_double():
-    """Many equal large numbers: a sum in float32 would miss the small ones."""
-    models, x = vits([8, 8], torch.float32), pictures(600, dtype=torch.float32)
-    from fsmerge_lite.start import _Start
-    start = _Start(fsm.SuperNet(models, rank=2), fsm.Calibration(x, torch.arange(600) % 2), 1e-2, 256)
-    moment = start.moment(0, "blocks.0.mlp.fc2")
-    hidden = []
-    models[0].blocks[0].mlp.fc2.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
-    models[0](x[::2])
-    rows = hidden[0].flatten(0, 1).double()
-    torch.testing.assert_close(moment, rows.T @ rows / len(rows), rtol=1e-6, atol=1e-9)
-    assert moment.dtype == torch.float64
+def test_moments_add_up_in_double():
+    """Many equal large numbers: a sum of all batches in float32 would miss the small ones."""
+    u = torch.cat([torch.full((1, 2), 4096.0), torch.full((9999, 2), 0.5)])
+    moments = Moments.of(u, u, torch.ones(()), 1)
+    torch.testing.assert_close(moments.gram, u.double().T @ u.double() / 10000, rtol=1e-9, atol=0)
+    assert moments.gram.dtype == torch.float64
 
 
 # ---------------------------------------------------------------- copies, types and flags

@@ -7,9 +7,10 @@ import torch
 from models_for_tests import mlps, pictures, vits
 
 import fsmerge_lite as fsm
+from fsmerge_lite.compare.baselines import reconstruction
 from fsmerge_lite.engine.fitting import fit
 from fsmerge_lite.engine.images import Calibration
-from fsmerge_lite.training import reconstruction, target_features, until
+from fsmerge_lite.training import target_features, until
 
 
 def small_images(n: int = 12, k: int = 2) -> Calibration:

@@ -1,0 +1,118 @@
+"""Statistics of what the modules of a model read, and what is fitted and chosen by them."""
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .running import inputs_of
+
+Forward = Callable[[Tensor], Tensor]  # images (B, ...) -> features (B, d)
+
+
+def products(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of w x y^T over images and tokens, (d, e) in fp64, for x (B, T, d), y (B, T, e) and w (T,)."""
+    x = x if weights is None else x * weights.to(x)[..., None]
+    return (x.flatten(0, -2).T @ y.flatten(0, -2)).double()
+
+
+@torch.no_grad()
+def sensitivity(model: nn.Module, features: Forward, places: Collection[str], batches: Iterable[Tensor]
+                ) -> dict[str, tuple[Tensor, Tensor]]:
+    """How much the features f depend on what modules read: E ||g||^2 of every token, (T,), at a mean of 1, and E g g^T.
+
+    g = d(r . f) / d(what a module reads) for a random direction r ~ N(0, I), one for each image. So E ||g||^2 is the
+    square of the Jacobian's Frobenius norm, and one backward of the model is enough. E g g^T (d, d) is summed over
+    tokens. All tokens of a module count the same where f does not depend on it.
+    """
+    generator, sums, n = torch.Generator().manual_seed(0), {}, 0
+    for x in batches:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            seen = inputs_of(model, places, lambda x=x: features(x))
+        output = seen.pop(None)
+        direction = torch.randn(output.shape, generator=generator).to(output)
+        for place, g in zip(seen, torch.autograd.grad(output, list(seen.values()), direction)):
+            tokens, channels = sums.get(place, (0, 0))
+            sums[place] = tokens + g.square().sum(-1).sum(0).double(), channels + products(g, g)
+        n += len(x)
+    tiny = torch.finfo(torch.float64).tiny
+    return {place: ((tokens + tiny) / (tokens + tiny).mean(), channels / n)
+            for place, (tokens, channels) in sums.items()}
+
+
+@torch.no_grad()
+def second_moments(model: nn.Module, features: Forward, places: Sequence[str], norms: Collection[str],
+                   batches: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str | None, Tensor]:
+    """E w x x^T, (d, d), of what modules read and, under None, of the features, for the `weights` w (T,) of a place.
+
+    For `norms`, x is what they read less its mean, over its size.
+    """
+    sums: dict[str | None, Tensor] = {}
+    for batch in batches:
+        for place, x in inputs_of(model, [*places, *norms], lambda batch=batch: features(batch)).items():
+            x = F.layer_norm(x, x.shape[-1:]) if place in norms else x
+            share = len(batch) / sum(map(len, batches))
+            mean = products(x, x, weights.get(place)) / x[..., 0].numel()
+            sums[place] = sums.get(place, 0) + share * mean
+    return sums
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted means over rows of what is read, u, and of what is to be made of it: E u u^T, E u, E u t^T, E t."""
+
+    gram: Tensor
+    read: Tensor
+    cross: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, u: Tensor, t: Tensor, weights: Tensor, batch_size: int) -> "Moments":
+        """From u (n, T, d), t (n, T, e) and weights (T,), or without T."""
+        total, d = 0, u.shape[-1]
+        for x, y in zip(u.split(batch_size), t.split(batch_size)):
+            one = x.new_ones(*x.shape[:-1], 1)
+            total = total + products(torch.cat([x, one], -1), torch.cat([x, one, y], -1), weights)
+        total = total / total[d, d]  # the sum of all weights
+        return cls(total[:d, :d], total[:d, d], total[:d, d + 1:], total[d, d + 1:])
+
+
+def least_squares(parts: Sequence[tuple[float, Tensor, Tensor]], ridge: float) -> Tensor:
+    """argmin over V of sum_p l_p E_p ||V u - t||^2 + ridge m ||V||^2, (e, d), m the mean square of u.
+
+    `parts` are weights l_p >= 0, E_p u u^T (d, d) and E_p u t^T (d, e).
+    """
+    gram, cross = (sum(part[0] * part[i] for part in parts) for i in (1, 2))
+    return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), cross).T
+
+
+def centred_directions(size: int) -> Tensor:
+    """Orthonormal random directions, at right angles to (1, ..., 1) too: (size, size - 1)."""
+    noise = torch.randn(size, size - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(torch.cat([torch.ones(size, 1).double(), noise], 1)).Q[:, 1:]
+
+
+def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tensor:
+    """The `count` groups of `unit` neighbouring channels from which all channels are best rebuilt.
+
+    `moment` (d, d) is E x x^T of the channels, `channels` (d, d) weighs the errors: E e^T channels e. Single channels
+    are picked by a QR decomposition with pivoting: at each step the one with the most that those before it do not
+    tell, weighed by the diagonal. Larger groups are picked greedily.
+    """
+    if unit == 1:
+        from scipy.linalg import qr  # takes a while to import
+        values, vectors = torch.linalg.eigh(moment)
+        root = values.clamp(min=0).sqrt()[:, None] * vectors.T * channels.diagonal().sqrt()  # of the weighed moment
+        return torch.from_numpy(qr(root.numpy(), mode="r", pivoting=True)[1].copy()).long()[:count].sort().values
+
+    def unexplained(groups: Sequence[int]) -> float:
+        """The weighed error of a least-squares fit. On the CPU, whose `lstsq` takes any rank."""
+        at = torch.cat([torch.arange(g * unit, (g + 1) * unit) for g in groups])
+        known = torch.linalg.lstsq(moment[at][:, at], moment[at]).solution
+        return ((moment - moment[:, at] @ known) * channels).sum().item()
+    chosen, groups = [], set(range(len(moment) // unit))
+    for _ in range(min(count, len(groups))):
+        chosen.append(min(sorted(groups.difference(chosen)), key=lambda g: unexplained([*chosen, g])))
+    return torch.tensor(sorted(chosen))
