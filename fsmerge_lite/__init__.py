@@ -11,7 +11,7 @@ from .architectures import build, describe
 from .architectures.vit import vit
 from .bench.machine import doctor
 from .compare.alignment import alignment, permuted
-from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp
+from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp, train_folded
 from .compare.evaluation import Path, Scores, Table, evaluate, path
 from .engine.fitting import History
 from .engine.images import Calibration
@@ -30,8 +30,8 @@ from .training import train_global, train_local
 __all__ = [  # noqa: RUF022 (by room)
     "SuperNet", "Original", "Merged", "load_merged", "load_supernet", "train_global", "train_local", "fit_subspaces",
     "Calibration", "History", "Merge", "Unmerge", "SuperLinear", "SuperConv2d", "SuperTokens", "MLP", "vit", "describe",
-    "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "distill", "ensemble", "Ensemble",
-    "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task", "calibration", "folder_task",
+    "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "distill", "train_folded", "ensemble",
+    "Ensemble", "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task", "calibration", "folder_task",
     "torchvision_task", "load_original", "load_originals", "train_original", "doctor",
 ]
 __version__ = "0.2.0"

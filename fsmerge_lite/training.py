@@ -41,7 +41,7 @@ class Reconstruction:
 
     Ours: s_i^2, the mean of ||f_i||^2, brings the originals to one scale. With off_task > 0 the features for all other
     heads are drawn to m_j, the mean of f_j, which says nothing: it is for the joint accuracy, where a head that is
-    sure of itself on another task's image wins. In the paper s_i = 1 and off_task = 0.
+    sure of itself on another task's image wins. In the paper s_i = 1 (`scaled` False) and off_task = 0.
 
     Args:
         images, targets: the images, and k f_i for those of task i, (n_i, ..., d_i) each.
@@ -49,11 +49,12 @@ class Reconstruction:
         weight: a factor of L, >= 0.
     """
 
-    def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0, weight: float = 1.0):
+    def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0, weight: float = 1.0,
+                 scaled: bool = True):
         if not weight >= 0 or not off_task >= 0:
             raise ValueError(f"the weights of a loss must be >= 0, got {weight} and off_task = {off_task}")
         self.images, self.targets, self.off_task, self.weight = images, targets, off_task, weight
-        self.scales = [target.square().flatten(1).sum(1).mean() for target in targets]  # s_i^2
+        self.scales = [target.square().flatten(1).sum(1).mean() if scaled else 1.0 for target in targets]  # s_i^2
         self.means = [target.mean(0) for target in targets]
         self.row_in_task = torch.empty_like(images.owner)
         for i, target in enumerate(targets):
@@ -88,44 +89,43 @@ def objective(features: Features, errors: Mapping[int | None, Reconstruction], i
     return loss
 
 
-def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, float], off_task: float = 0.0
-              ) -> dict[int | None, Reconstruction]:
+def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, float], off_task: float = 0.0,
+              scaled: bool = True) -> dict[int | None, Reconstruction]:
     """The `Reconstruction` at each depth that has a weight, None being the output, to which alone off_task belongs."""
     like, layers = next(net.parameters()), {None: None} | net.layers_at([d for d in weights if d is not None])
     return {depth: Reconstruction(images, target_features(net.originals, images, like, layers[depth]),
-                                  off_task if depth is None else 0.0, weight) for depth, weight in weights.items()}
+                                  off_task if depth is None else 0.0, weight, scaled)
+            for depth, weight in weights.items()}
 
 
 def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
                  seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0,
-                 checkpoint: str | Path | None = None, **optimisation) -> History:
+                 scaled: bool = True, checkpoint: str | Path | None = None, **optimisation) -> History:
     """Train all M, U and norms of a SuperNet together to reconstruct the originals' output features.
 
-    Minimises the loss of `Reconstruction` over everything learned; the originals stay as they are. Inner features
-    add (inner / number of depths) * sum over d of || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, own images only.
+    Minimises the loss of `Reconstruction`; the originals stay as they are. Inner features add
+    (inner / number of depths) * sum over d of || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, own images only.
 
     Args:
         net: the SuperNet, on the device to train on.
         images: from `calibration`, of the net's originals in their order.
         steps, lr: of AdamW under a one-cycle schedule; lr is the highest rate.
-        batch_size: images a step.
-        seed: fixes the order of the images.
-        depths: after how many blocks inner features are reconstructed too; none: the paper's default.
-        inner: their weight, >= 0.
-        off_task: draws the features of all other heads to their mean, for the joint accuracy; see `Reconstruction`.
+        batch_size, seed: images a step; what fixes their order.
+        depths, inner: after how many blocks inner features are reconstructed too (the paper: none); their weight, >= 0.
+        off_task, scaled: see `Reconstruction`.
         checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
-        optimisation: weight_decay, warmup, precision and progress, as for `fit`.
+        optimisation: weight_decay, warmup, anneal, clip, precision and progress, as for `fit`.
 
     Raises ValueError for images of another number of tasks, a number outside its range, an unknown depth or another
     run's checkpoint, and FloatingPointError when the loss is no longer finite.
     """
     settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size, "depths": list(depths),
-                "inner": inner, "off_task": off_task}
+                "inner": inner, "off_task": off_task, "scaled": scaled}
     if not inner >= 0:
         raise ValueError(f"inner must be >= 0, got {inner}")
     weights = {None: 1.0} | {depth: inner / len(depths) for depth in net.layers_at(depths)}
-    loss = objective(lambda x: net.features(x, list(weights)), errors_of(net, images, weights, off_task), images,
-                     batch_size, seed, next(net.parameters()))
+    errors, like = errors_of(net, images, weights, off_task, scaled), next(net.parameters())
+    loss = objective(lambda x: net.features(x, list(weights)), errors, images, batch_size, seed, like)
     history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",
                   checkpoint=checkpoint and Checkpoint(checkpoint, net.card() | settings, net), **optimisation)
     net.provenance = [*net.provenance, {"trained": "global", "steps": steps, "lr": lr, **settings}]

@@ -21,6 +21,7 @@ from .methods import (
     distillation,
     fs_merge,
     in_sequence,
+    paper,
     untrained,
     without_images,
 )
@@ -37,6 +38,8 @@ class Experiment:
 FOUR = ("digits", "letters", "shapes", "textures")
 PAIRS = [("digits", "letters"), ("letters", "shapes"), ("shapes", "textures")]
 ORDERED = [pair for first, second in PAIRS for pair in ((first, second), (second, first))]
+STARTS = {"ridge": (1e-3, 3e-3, 3e-2, 0.1), "floor": (0.0, 0.1, 0.5, 1.0), "inner_off_task": (0.0, 0.01, 0.05),
+          "off_task": (0.0, 0.1, 0.5), "corrected": (False,)}  # one change at a time from the start's own settings
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
@@ -51,7 +54,9 @@ def lowdata(small: bool = False) -> Experiment:
         "align": untrained(align),
         "align, then regmean": untrained(align_regmean),
         "distillation": distillation(),
+        "FS-Merge (paper)": paper(),
         "FS-Merge, first": fs_merge(LR_FIRST, "first", off_task=0.0, depths=()),
+        "FS-Merge, untrained": fs_merge(globally=False),
         "FS-Merge": fs_merge(),
         "distillation, same time": distillation(as_long_as="FS-Merge"),
         "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
@@ -60,15 +65,21 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def sweep(small: bool = False) -> Experiment:
-    """Learning rates and the off-task weight, chosen on labelled training images with a seed of their own."""
+    """Every setting, chosen on labelled training images with a seed of their own."""
     cells = [Cell(tasks, images, 3, validate=True) for tasks, images in
              ((("letters", "digits"), 16), (("textures", "shapes"), 16),
               (("shapes", "letters"), 100), (("digits", "letters"), 100))]
+    starts = {"": {}, **{f"{name} {value:g}": {name: value} for name, values in STARTS.items() for value in values}}
     methods = {
         **{f"distillation {lr:g}": distillation(lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
+        **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (1e-3, 2e-3, 4e-3)},
         **{f"FS-Merge, first {lr:g}": fs_merge(lr, "first", off_task=0.0, depths=()) for lr in (2e-3, 4e-3, 8e-3)},
+        **{f"start, untrained {name}".strip(): fs_merge(globally=False, start=start) for name, start in starts.items()},
         **{f"FS-Merge {lr:g}": fs_merge(lr) for lr in (1e-3, 2e-3, 4e-3)},
+        **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in (2e-3, 4e-3)},
+        "FS-Merge 0.002, no inner": fs_merge(2e-3, depths=()),
         "FS-Merge 0.002, inner 3": fs_merge(2e-3, inner=3.0),
+        "FS-Merge 0.002, quiet 0": fs_merge(2e-3, off_task=0.0),
         "FS-Merge 0.002, quiet 0.5": fs_merge(2e-3, off_task=0.5),
         **{f"all weights {lr:g}": all_weights(lr, off_task=OFF_TASK, depths=DEPTHS) for lr in (5e-4, 1e-3, 2e-3)},
         **{f"distillation, inner {lr:g}": all_weights(lr, "first", depths=DEPTHS) for lr in (1e-3, 2e-3, 4e-3)},

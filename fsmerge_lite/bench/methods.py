@@ -3,6 +3,7 @@
 The experiment `sweep` chose the learning rates. It scores on labelled training images, with a seed that no other
 experiment uses. benchmarks/README.md explains the other choices.
 """
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, wraps
@@ -13,21 +14,19 @@ from torch import nn
 
 from ..architectures import describe
 from ..compare.alignment import alignment, permuted
-from ..compare.baselines import distill, regmean
-from ..engine.fitting import fit
+from ..compare.baselines import distill, regmean, train_folded
 from ..engine.images import Calibration
-from ..engine.running import inputs_of
 from ..models import Merged, Original
 from ..start import fit_subspaces
 from ..supernet import SuperNet
 from ..tasks.calibration import calibration
 from ..tasks.originals import DATA, load_original
 from ..tasks.task import Task
-from ..training import Features, errors_of, objective, train_global, train_local
+from ..training import train_global, train_local
 from .machine import pick_device
 
 BATCH = 64
-LR_DISTILL, LR_FIRST, LR_SUBSPACES, OFF_TASK = 2e-3, 4e-3, 2e-3, 0.2
+LR_DISTILL, LR_FIRST, LR_PAPER, LR_SUBSPACES, OFF_TASK = 2e-3, 4e-3, 4e-3, 2e-3, 0.2
 LR_ALL, LR_HINTS = 1e-3, 4e-3  # of all weights from the subspaces' start, and of distillation with inner features
 DEPTHS = (1, 2, 3)  # of the inner features
 
@@ -167,12 +166,15 @@ def distillation(lr: float = LR_DISTILL, init: str = "first", as_long_as: str | 
 @method
 def fs_merge(lr: float = LR_SUBSPACES, init: str = "subspaces", local: int = 0, globally: bool = True,
              off_task: float = OFF_TASK, depths: Sequence[int] = DEPTHS, rank: int = 12,
-             structure: str = "diagonal_low_rank", into: nn.Module | None = None, **options) -> Method:
-    """FS-Merge: a start ("subspaces" or an init), `local` steps per block, then global training."""
+             structure: str = "diagonal_low_rank", into: nn.Module | None = None, shared: bool = False,
+             start: dict | None = None, **options) -> Method:
+    """FS-Merge: a start ("subspaces" with settings `start`, or an init), `local` steps per block, then global training.
+
+    `options` are of `train_global`.
+    """
     def run(originals, images, cell, seconds):
-        net = SuperNet(originals, rank, structure, "first" if init == "subspaces" else init, into, cell.seed)
-        if init == "subspaces":
-            fit_subspaces(net, images)
+        net = _started(originals, images, init, start, rank=rank, structure=structure, into=into, seed=cell.seed,
+                       shared=shared)
         local_steps, global_steps = min(local, cell.steps), cell.steps if globally else 0
         if local_steps:
             train_local(net, images, local_steps, lr, BATCH, cell.seed, precision=cell.precision)
@@ -183,6 +185,12 @@ def fs_merge(lr: float = LR_SUBSPACES, init: str = "subspaces", local: int = 0, 
         trained = _count(p for p in net.parameters() if p.requires_grad) if steps else 0
         return Outcome(net.fold(), trained, steps)
     return run
+
+
+def paper(lr: float = LR_PAPER, **options) -> Method:
+    """The published method (`recipe`: its form of M and U, its start, loss and schedule) on the images of the cell."""
+    return fs_merge(lr, "paper_first", off_task=0.0, depths=(), shared=True, scaled=False, warmup=0.3, anneal="linear",
+                    clip=math.inf, **options)
 
 
 @method
@@ -200,42 +208,24 @@ def in_sequence(step: Method) -> Method:
 
 @method
 def all_weights(lr: float, init: str = "subspaces", off_task: float = 0.0, depths: Sequence[int] = ()) -> Method:
-    """FS-Merge's start and losses, but W*, b* and the readouts are trained instead of M and U.
+    """FS-Merge's start and losses, but all weights are trained instead of M and U.
 
     From "first" and with inner features this is distillation with hints.
     """
     def run(originals, images, cell, seconds):
-        net = SuperNet(originals, seed=cell.seed)
-        if init == "subspaces":
-            fit_subspaces(net, images)
-        merged = net.fold().requires_grad_(True)
-        readouts = nn.ModuleDict({str(depth): _readouts(net, net.graph.readouts[depth]) for depth in depths})
-        parameters = [*merged.backbone.parameters(), *merged.outputs, *readouts.parameters()]
-        weights = {None: 1.0} | {depth: 1 / len(depths) for depth in depths}
-        loss = objective(_features(net, merged, readouts), errors_of(net, images, weights, off_task), images, BATCH,
-                         cell.seed, parameters[0])
-        fit(parameters, loss, cell.steps, lr, name="all weights", precision=cell.precision)
-        return Outcome(merged.requires_grad_(False), _count(parameters), cell.steps)
+        net = _started(originals, images, init, seed=cell.seed)
+        merged = train_folded(net, images, cell.steps, lr, BATCH, cell.seed, depths, off_task=off_task,
+                              precision=cell.precision)
+        return Outcome(merged, _count(merged.backbone.parameters()) + _count(merged.outputs), cell.steps)
     return run
 
 
-@torch.no_grad()
-def _readouts(net: SuperNet, layer: str) -> nn.ParameterList:
-    """The k dense matrices that read a layer's input, as they are in the SuperNet."""
-    module = net.body.get_submodule(layer)
-    eye = torch.eye(module.unmerges[0].in_features).to(module.weight0)
-    return nn.ParameterList(read.T.clone() for read in module.reads(eye))
-
-
-def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Features:
-    """A function from images to output features (depth None) and inner features, as `SuperNet.features`."""
-    layers = net.layers_at([int(depth) for depth in readouts])
-
-    def features(x: torch.Tensor) -> dict[int | None, list[torch.Tensor]]:
-        seen = inputs_of(merged.backbone, layers.values(), lambda: merged.features(x))
-        return {None: seen[None]} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
-                                  for depth, layer in layers.items()}
-    return features
+def _started(originals: Sequence[Original], images: Calibration, init: str, start: dict | None = None, **options
+             ) -> SuperNet:
+    """A SuperNet from the fitted subspaces, or from an init."""
+    if init != "subspaces":
+        return SuperNet(originals, init=init, **options)
+    return fit_subspaces(SuperNet(originals, **options), images, **start or {})
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> int:

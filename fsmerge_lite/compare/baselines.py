@@ -14,7 +14,7 @@ from ..engine.images import Calibration, same_tasks
 from ..engine.running import inputs_of, to_device
 from ..models import Merged, Original
 from ..supernet import SuperNet
-from ..training import Reconstruction, objective, target_features
+from ..training import Features, Reconstruction, errors_of, objective, target_features
 from .alignment import alignment, equal_originals, permuted, undo
 
 
@@ -241,3 +241,47 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
     student.history = fit(parameters, loss, steps, lr, name="distillation", **optimisation,
                           checkpoint=checkpoint and Checkpoint(checkpoint, run, student))
     return student.requires_grad_(False)
+
+
+def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
+                 seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0, **optimisation
+                 ) -> Merged:
+    """Fold a SuperNet first, then train all weights of the plain model, its output matrices and its inner readouts.
+
+    The loss is that of `train_global`, with the same arguments; M, U and the SuperNet stay as they are.
+
+    Returns:
+        the model as a `Merged`, with the `History` of its training as `.history`.
+
+    Raises:
+        ValueError: as `train_global`.
+    """
+    if not inner >= 0:
+        raise ValueError(f"inner must be >= 0, got {inner}")
+    merged, like = net.fold().requires_grad_(True), next(net.parameters())
+    readouts = nn.ModuleDict({str(depth): _readouts(net, layer) for depth, layer in net.layers_at(depths).items()})
+    weights = {None: 1.0} | {depth: inner / len(depths) for depth in depths}
+    errors = errors_of(net, images, weights, off_task)
+    loss = objective(_features(net, merged, readouts), errors, images, batch_size, seed, like)
+    parameters = [*merged.backbone.parameters(), *merged.outputs, *readouts.parameters()]
+    merged.history = fit(parameters, loss, steps, lr, name="all weights", **optimisation)
+    return merged.requires_grad_(False)
+
+
+@torch.no_grad()
+def _readouts(net: SuperNet, layer: str) -> nn.ParameterList:
+    """The k dense matrices that read a layer's input, as they are in the SuperNet."""
+    module = net.body.get_submodule(layer)
+    eye = torch.eye(module.unmerges[0].in_features).to(module.weight0)
+    return nn.ParameterList(read.T.clone() for read in module.reads(eye))
+
+
+def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Features:
+    """A function from images to output features (depth None) and inner features, as `SuperNet.features`."""
+    layers = net.layers_at([int(depth) for depth in readouts])
+
+    def features(x: Tensor) -> dict[int | None, list[Tensor]]:
+        seen = inputs_of(merged.backbone, layers.values(), lambda: merged.features(x))
+        return {None: seen[None]} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
+                                  for depth, layer in layers.items()}
+    return features

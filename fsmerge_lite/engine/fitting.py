@@ -95,9 +95,9 @@ class Checkpoint:
 
 
 def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
-        warmup: float = 0.1, name: str = "training", progress: bool | None = None, precision: str = "fp32",
-        checkpoint: Checkpoint | None = None) -> History:
-    """Minimise `loss(step)` over `parameters` with AdamW, a one-cycle schedule and gradients clipped to norm 1.
+        warmup: float = 0.1, anneal: str = "cos", clip: float = 1.0, name: str = "training",
+        progress: bool | None = None, precision: str = "fp32", checkpoint: Checkpoint | None = None) -> History:
+    """Minimise `loss(step)` over `parameters` with AdamW, a one-cycle schedule and clipped gradients.
 
     Args:
         parameters: the tensors to train.
@@ -106,6 +106,8 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         lr: the highest learning rate of the cycle, > 0.
         weight_decay: AdamW's, >= 0.
         warmup: the share of the steps in which the rate rises.
+        anneal: how it rises and falls, cos or linear.
+        clip: the largest norm of the gradient, > 0; infinity leaves it as it is.
         name: what the bar and the figures call it.
         progress: show a bar; None shows it in a terminal or notebook.
         precision: fp32, or bf16 for the products of the forward; parameters and optimiser stay as they are.
@@ -116,14 +118,16 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     """
     if not (isinstance(steps, int) and steps >= 1 and lr > 0):
         raise ValueError(f"steps must be a whole number >= 1 and lr > 0, got steps={steps}, lr={lr}")
+    if anneal not in ("cos", "linear") or not clip > 0:
+        raise ValueError(f"anneal must be cos or linear and clip > 0, got {anneal!r} and {clip}")
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
     trained, total = list(parameters), max(steps, 2)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(  # divides by zero if the warm-up is one step
-        optimizer, lr, total, pct_start=max(warmup, 1.5 / total))
+        optimizer, lr, total, pct_start=max(warmup, 1.5 / total), anneal_strategy=anneal)
     settings = {"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
-                "precision": precision}
+                "anneal": anneal, "clip": clip, "precision": precision}
     state = {"optimizer": optimizer, "schedule": schedule}
     history = (checkpoint.resume(settings, **state) if checkpoint else None) or History(name)
     start = time.perf_counter() - (history.seconds[-1] if history.seconds else 0.0)
@@ -134,7 +138,7 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
             value = loss(step)
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(trained, clip)
         number, size = value.item(), norm.item()
         if not math.isfinite(number + size):  # before the step, so that nothing is damaged
             raise FloatingPointError(f"{name}: the loss is {number} and its gradient of size {size} at step {step}; "
