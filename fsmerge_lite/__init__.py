@@ -1,6 +1,4 @@
-"""fsmerge_lite: FS-Merge (Foldable SuperNets, arXiv 2410.01483) as a compact library.
-
-Models of different initializations and tasks in, one model of the size of one out.
+"""fsmerge_lite: FS-Merge (arXiv 2410.01483). Models of different initializations and tasks in, one of their size out.
 
 The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
 unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
@@ -13,6 +11,7 @@ from .bench.machine import doctor
 from .compare.alignment import alignment, permuted
 from .compare.baselines import Ensemble, align, alone, average, distill, ensemble, regmean, slerp, train_folded
 from .compare.evaluation import Path, Scores, Table, evaluate, path
+from .compare.rotation import align_orthogonal
 from .engine.fitting import History
 from .engine.images import Calibration
 from .engine.modules import MLP
@@ -30,8 +29,8 @@ from .training import train_global, train_local
 __all__ = [  # noqa: RUF022 (by room)
     "SuperNet", "Original", "Merged", "load_merged", "load_supernet", "train_global", "train_local", "fit_subspaces",
     "Calibration", "History", "Merge", "Unmerge", "SuperLinear", "SuperConv2d", "SuperTokens", "MLP", "vit", "describe",
-    "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "distill", "train_folded", "ensemble",
-    "Ensemble", "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task", "calibration", "folder_task",
-    "torchvision_task", "load_original", "load_originals", "train_original", "doctor",
+    "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "align_orthogonal", "distill",
+    "train_folded", "ensemble", "Ensemble", "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task",
+    "calibration", "folder_task", "torchvision_task", "load_original", "load_originals", "train_original", "doctor",
 ]
 __version__ = "0.2.0"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..architectures.vit import vit
 from ..compare.baselines import align, average, ensemble, regmean, slerp
+from ..compare.rotation import align_orthogonal
 from .methods import (
     DEPTHS,
     LR_ALL,
@@ -16,6 +17,7 @@ from .methods import (
     OFF_TASK,
     Cell,
     Method,
+    align_orthogonal_regmean,
     align_regmean,
     all_weights,
     distillation,
@@ -53,6 +55,8 @@ def lowdata(small: bool = False) -> Experiment:
         "regmean": untrained(regmean),
         "align": untrained(align),
         "align, then regmean": untrained(align_regmean),
+        "align, orthogonal": untrained(align_orthogonal),
+        "align, orthogonal, then regmean": untrained(align_orthogonal_regmean),
         "distillation": distillation(),
         "FS-Merge (paper)": paper(),
         "FS-Merge, first": fs_merge(LR_FIRST, "first", off_task=0.0, depths=()),

@@ -15,6 +15,7 @@ from torch import nn
 from ..architectures import describe
 from ..compare.alignment import alignment, permuted
 from ..compare.baselines import distill, regmean, train_folded
+from ..compare.rotation import orthogonal_alignment, rotated
 from ..engine.images import Calibration
 from ..models import Merged, Original
 from ..start import fit_subspaces
@@ -149,6 +150,12 @@ def align_regmean(originals: Sequence[Original], images: Calibration) -> Merged:
     """RegMean after alignment: all originals permuted into the order of the first."""
     orders = alignment(originals, images)
     return regmean([permuted(original, order) for original, order in zip(originals, orders)], images)
+
+
+def align_orthogonal_regmean(originals: Sequence[Original], images: Calibration) -> Merged:
+    """RegMean after orthogonal alignment: all originals rotated to the first."""
+    maps = orthogonal_alignment(originals, images)
+    return regmean([rotated(original, each) for original, each in zip(originals, maps)], images)
 
 
 @method

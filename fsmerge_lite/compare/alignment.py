@@ -133,7 +133,7 @@ def correlations(first: nn.Module, other: nn.Module, images: Tensor, batch_size:
     for batch in images.split(batch_size):
         batch = to_device(batch, like)
         known.check_inputs(first, batch)
-        ours, theirs = _activations(graph, first, batch), _activations(graph, other, batch)
+        ours, theirs = activations(graph, first, batch), activations(graph, other, batch)
         for space in graph.spaces:
             x, y = (torch.stack([part.flatten(0, -2).double() for part in seen[space]]) for seen in (ours, theirs))
             new = x.shape[1], x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x.mT @ y  # x: (places, N, n)
@@ -148,7 +148,7 @@ def _correlation(n: int, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tenso
     return torch.where(spread > 1e-6 * (xx[..., :, None] * yy[..., None, :]).sqrt(), together / spread, 0.)
 
 
-def _activations(graph: Graph, backbone: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
+def activations(graph: Graph, backbone: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
     """What the channels of every space hold for images x: for each space the places where it is seen, (..., n).
 
     Heads are seen in what is written to them, too.
@@ -176,18 +176,18 @@ def _match(graph: Graph, table: dict[str, Tensor]) -> Permutations:
     one_order = {vector.space for vector in graph.vectors if vector.role == "per_head"}
     matched: Permutations = {}
     for spaces in groups.values():
-        units = [_by_heads(table[space.name], space.heads) for space in spaces]
+        units = [by_heads(table[space.name], space.heads) for space in spaces]
         orders = _assign_heads(units, [space.name in one_order for space in spaces])
         matched |= {space.name: order for space, order in zip(spaces, orders)}
     return matched
 
 
-def _by_heads(correlation: Tensor, heads: int) -> Tensor:
+def by_heads(correlation: Tensor, heads: int) -> Tensor:
     """(n, n) as (heads, heads, units, units)."""
     return correlation.unflatten(0, (heads, -1)).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _assign(correlation: Tensor) -> tuple[Tensor, float]:
+def assign(correlation: Tensor) -> tuple[Tensor, float]:
     """The index p with the largest sum_a correlation[a, p[a]], and that sum."""
     from scipy.optimize import linear_sum_assignment  # takes a while to import
     rows, columns = linear_sum_assignment(correlation.cpu(), maximize=True)
@@ -203,14 +203,14 @@ def _assign_heads(tables: Sequence[Tensor], one_order: Sequence[bool]) -> list[T
         tables: correlations (heads, heads, units, units), one a space.
     """
     heads, gain = range(len(tables[0])), torch.zeros(len(tables[0]), len(tables[0]))
-    units = [[[_assign(table[a, b]) for b in heads] for a in heads] for table in tables]
+    units = [[[assign(table[a, b]) for b in heads] for a in heads] for table in tables]
     for pairs in units:
         gain += torch.tensor([[pairs[a][b][1] for b in heads] for a in heads])
-    order = _assign(gain)[0].tolist()
+    order = assign(gain)[0].tolist()
     indices = []
     for table, pairs, shared in zip(tables, units, one_order):
         if shared:
-            common = _assign(sum(table[a, b] for a, b in enumerate(order)))[0]
+            common = assign(sum(table[a, b] for a, b in enumerate(order)))[0]
             inside = [common for _ in heads]
         else:
             inside = [pairs[a][b][0] for a, b in enumerate(order)]
