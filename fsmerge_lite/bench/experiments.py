@@ -5,6 +5,7 @@ has the paper's loss and our form of its start. "quiet" is the off-task term.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from ..architectures.vit import vit
 from ..compare.baselines import align, average, ensemble, regmean, slerp
@@ -55,16 +56,43 @@ def lowdata(small: bool = False) -> Experiment:
         "regmean": untrained(regmean),
         "align": untrained(align),
         "align, then regmean": untrained(align_regmean),
-        "align, orthogonal": untrained(align_orthogonal),
-        "align, orthogonal, then regmean": untrained(align_orthogonal_regmean),
         "distillation": distillation(),
-        "FS-Merge (paper)": paper(),
         "FS-Merge, first": fs_merge(LR_FIRST, "first", off_task=0.0, depths=()),
-        "FS-Merge, untrained": fs_merge(globally=False),
         "FS-Merge": fs_merge(),
         "distillation, same time": distillation(as_long_as="FS-Merge"),
         "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
     }
+    return Experiment([SMALL] if small else cells, methods)
+
+
+def pairs(small: bool = False) -> Experiment:
+    """Every pair of the four tasks in both orders, three and four models: all rivals, one seed."""
+    ordered = list(permutations(FOUR, 2))
+    cells = [Cell(tasks, images) for images in (16, 100) for tasks in ordered]
+    cells += [Cell(FOUR[:3], 100), Cell(FOUR, 100)]
+    methods = {
+        "originals (k models)": untrained(without_images(ensemble)),
+        "align, then regmean": untrained(align_regmean),
+        "align, orthogonal": untrained(align_orthogonal),
+        "align, orthogonal, then regmean": untrained(align_orthogonal_regmean),
+        "distillation": distillation(),
+        "FS-Merge (paper)": paper(),
+        "FS-Merge (fitted), untrained": fs_merge(globally=False),
+        "FS-Merge (fitted)": fs_merge(),
+        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
+    }
+    return Experiment([SMALL] if small else cells, methods)
+
+
+def room(small: bool = False) -> Experiment:
+    """How wide must the merged model be? Widths 1 to 2 times that of the originals, at equal head size, one seed."""
+    cells = [Cell(tasks, 100) for tasks in (("digits", "letters"), ("shapes", "textures"), FOUR)]
+    methods = {"originals (k models)": untrained(without_images(ensemble))}
+    for heads in (4, 5, 6, 7, 8):
+        dim, into = 24 * heads, vit(dim=24 * heads, num_heads=heads)
+        methods |= {f"FS-Merge (fitted), untrained @ {dim}": fs_merge(globally=False, into=into),
+                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into)}
     return Experiment([SMALL] if small else cells, methods)
 
 
@@ -162,4 +190,4 @@ def widths(small: bool = False) -> Experiment:
 
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
-    experiment.__name__: experiment for experiment in (lowdata, ablation, sweep, many, longer, widths)}
+    experiment.__name__: experiment for experiment in (lowdata, pairs, ablation, sweep, many, longer, widths, room)}

@@ -203,6 +203,22 @@ def bar_panels(scores: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> F
     return figure
 
 
+def room(kept: pd.DataFrame) -> Figure:
+    """How wide must one model be? Percent of the originals' accuracy against the width, a panel for each merge.
+
+    Args:
+        kept: from `results.kept_of`. The upper axis has the model's size in originals, from its width squared.
+    """
+    figure = panels(kept, "width of the merged model", "kept of the originals' accuracy, %")
+    narrowest = kept.columns[0]
+    for ax, tasks in zip(figure.axes, kept.index.unique(0)):
+        ax.axhline(99, color="black", lw=1, ls=":")
+        upper = ax.secondary_xaxis("top")
+        upper.set_xticks(list(kept.columns), [f"{(width / narrowest) ** 2:.1f}" for width in kept.columns])
+        ax.set_title(f"{tasks}\n\nsize in originals (k models: {len(tasks.split(', '))})", fontsize="small")
+    return figure
+
+
 def gaps(scores: pd.DataFrame, label: str) -> Figure:
     """The lead of a method in points: index (title of the panel, row), columns `mean` and `joint`."""
     titles, names = scores.index.unique(0), scores.index.unique(1)

@@ -11,6 +11,7 @@ from .methods import cell_of
 
 # The number that an experiment varies, and the label of its axis. A method's name may end in " @ number".
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
+          "room": ("width", "width of the merged model"),
           "longer": ("steps", "training steps")}
 RIVALS = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
 # Rows of the ablation that differ only in what is trained, and the two baselines.
@@ -110,6 +111,28 @@ def by_task(records: Sequence[dict], methods: Sequence[str]) -> pd.DataFrame:
     return _pivot(pd.DataFrame(rows), "accuracy", "task", "k", methods)
 
 
+def by_merge(records: Sequence[dict]) -> str:
+    """Per-task and joint accuracy of every merge in Markdown, the mean over both orders of a pair."""
+    rows = frame(records)
+    rows["merge"] = [", ".join(sorted(r["tasks"])) for r in records]
+    tables = []
+    for images, some in rows.groupby("images"):
+        means = some.pivot_table(["mean", "joint"], "method", "merge", sort=False)
+        cells = means["mean"].map("{:.1f}".format) + " / " + means["joint"].map("{:.1f}".format)
+        tables.append(f"{images} images a task, per task / joint:\n\n{markdown(cells)}")
+    return "\n\n".join(tables)
+
+
+def kept_of(records: Sequence[dict]) -> pd.DataFrame:
+    """Percent of the originals' mean accuracy that a merge keeps: index (tasks, method), a column for each width."""
+    rows = frame(records)
+    rows["method"] = rows["method"].str.split(" @ ").str[0]
+    whole = rows[rows["method"].str.startswith("originals")].set_index("tasks")["mean"]
+    rows = rows[~rows["method"].str.startswith("originals")]
+    return rows.assign(kept=100 * rows["mean"] / rows["tasks"].map(whole)).pivot_table(
+        "kept", ["tasks", "method"], "width", sort=False)
+
+
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     """Write `out`/NAME.md and the figures `out`/NAME-*.png of a benchmark's records. Returns the text."""
     by, label = VARIED.get(name, ("images", "real images a task"))
@@ -117,7 +140,13 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
     if name in ("lowdata", *VARIED):
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
-    if name == "lowdata":
+    if name == "pairs":
+        text += f"\n{by_merge(records)}\n"
+    elif name == "room":
+        kept = kept_of(records)
+        text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"
+        drawn = {"kept": figures.room(kept)}
+    elif name == "lowdata":
         text += f"\n{comparisons(records, 'FS-Merge', RIVALS)}\n"
         orders = both_orders(records, ("distillation", "FS-Merge, first", "FS-Merge"))
         drawn |= {} if orders.empty else {"orders": figures.panels(orders)}

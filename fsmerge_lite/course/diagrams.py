@@ -192,7 +192,7 @@ def algorithm() -> Figure:
     figure, ax = _canvas(17.2, 3.9, (11, 2.5))
     steps = [("originals", "$k$ models, frozen", BLUE, "--"),
              ("SuperNet", "$U_i$, $M_i$ around\nevery layer", GREEN, "-"),
-             ("start", "first (paper) or\nsubspaces (ours)", GREEN, "-"),
+             ("start", "first or\nsubspaces (fitted)", GREEN, "-"),
              ("train", "reconstruct\nthe features $f_i$", GREEN, "-"),
              ("fold", r"$W^* = \sum_i M_i W_i U_i$", PINK, "-"), ("merged", "1 backbone,\n$k$ heads", PINK, "-")]
     xs = [1.4 + 2.88 * j for j in range(len(steps))]

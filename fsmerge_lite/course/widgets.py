@@ -14,7 +14,7 @@ from ..tasks.originals import DATA
 from ..tasks.task import Task, task
 
 RANKS = DATA.parent / "lessons" / "ranks.json"
-STARTS = {"first": "the paper's start, first", "subspaces": "our start, fit_subspaces"}
+STARTS = {"first": "from model 1, first", "subspaces": "our start, fit_subspaces"}
 
 
 def load_ranks(file: Path = RANKS) -> dict:
@@ -27,7 +27,7 @@ def draw_rank(rank: int, start: str = "first", file: Path = RANKS) -> Figure:
 
     Args:
         rank: one of the measured ranks; 0 means diagonals only.
-        start: "first" (the paper's) or "subspaces" (ours).
+        start: "first" (at model 1) or "subspaces" (fitted).
         file: results of `benchmarks/ranks.py`.
 
     Raises:

@@ -10,7 +10,10 @@ from .task import Task
 
 
 def augmentation(size: int) -> v2.Transform:
-    """The paper's: crop, flip, and one of grey, solarise, blur; for pictures in [0, 1]."""
+    """Crop, flip, and one of grey, solarise, blur; for pictures in [0, 1].
+
+    The paper has these too, but crops by 4 pixels after a reflected border, and mixes pictures (Mixup, CutMix).
+    """
     return v2.Compose([
         v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True), v2.RandomHorizontalFlip(),
         v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(0.5, p=1.0), v2.GaussianBlur(3)]),

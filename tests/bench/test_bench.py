@@ -181,7 +181,7 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
 
 
-@pytest.mark.parametrize("name", ["lowdata", "many", "longer", "widths", "sweep"])
+@pytest.mark.parametrize("name", ["lowdata", "pairs", "many", "longer", "widths", "room", "sweep"])
 def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
@@ -190,7 +190,7 @@ def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     text = results.write_results(name, records, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == text and f"bench {name}" in text
     figures = {"lowdata": ["images"], "many": ["forgetting", "k"], "longer": ["steps"],
-               "widths": ["width"], "sweep": []}
+               "widths": ["width"], "room": ["kept"], "sweep": [], "pairs": []}
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"{name}-{figure}.png" for figure in figures[name]]
 
 
