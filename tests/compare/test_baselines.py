@@ -317,3 +317,21 @@ def test_bad_arguments():
     for merge in (fsm.regmean, fsm.align):
         with pytest.raises(ValueError, match=r"reads inputs \(B, 3, 16, 16\)"):
             merge([a, b], small)
+
+
+def test_all_weights_start_at_the_loss_of_the_supernet_and_leave_it_alone():
+    models = vits([12, 12])
+    images = fsm.Calibration(pictures(24), torch.arange(24) % 2)
+    net = fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images)
+    before, how = net(pictures(3)), {"batch_size": 8, "depths": (1,), "inner": 0.5, "off_task": 0.3}
+    merged = fsm.train_folded(net, images, steps=40, lr=3e-3, **how)
+    for a, b in zip(before, net(pictures(3))):
+        assert torch.equal(a, b)
+    by_supernet = fsm.train_global(net, images, steps=1, lr=1e-3, **how)
+    assert merged.history.loss[0] == pytest.approx(by_supernet.loss[0])
+    assert merged.history.loss[-1] < 0.8 * merged.history.loss[0]
+    assert not any(p.requires_grad for p in merged.parameters())
+    with pytest.raises(ValueError, match="inner must be >= 0"):
+        fsm.train_folded(net, images, steps=1, inner=-1)
+    with pytest.raises(ValueError, match="no depth 9"):
+        fsm.train_folded(net, images, steps=1, depths=(9,))

@@ -82,3 +82,15 @@ def test_it_is_trained_saved_and_restored_and_stays_shared(start, train, tmp_pat
 def test_what_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="shared is for structure='diagonal_low_rank', got 'full'"):
         fsm.SuperNet(vits([8, 8]), 2, "full", shared=True)
+
+
+@pytest.mark.parametrize("init", ["paper_first", "paper_average"])
+def test_the_published_start_has_a_zero_reading_factor_and_a_small_writing_one(init):
+    models = vits([96, 96], num_heads=4, mlp_ratio=4)
+    net, ours = (fsm.SuperNet(models, 12, init=name, shared=True) for name in (init, init.removeprefix("paper_")))
+    for module in net.modules():
+        if isinstance(module, fsm.Merge | fsm.Unmerge):
+            size = 0.1 / (module.rank * module.in_features ** 0.5)
+            assert not module.B.any() and module.A.std().item() == pytest.approx(size, rel=0.1)
+    for published, other in zip(net(pictures()), ours(pictures())):  # with one factor at zero both are the same model
+        torch.testing.assert_close(published, other, rtol=0, atol=1e-12)

@@ -47,6 +47,30 @@ def test_the_loss_by_hand():
     torch.testing.assert_close(loss(0), by_hand)
 
 
+def test_the_unscaled_loss_by_hand():
+    models, images = vits([8, 6]), small_images()
+    net = fsm.SuperNet(models, rank=2, init="random")
+    by_hand = sum((net(x[None])[i] - models[i](x[None])).square().sum().item() / 12
+                  for x, i in zip(images.images, images.owner.tolist()))
+    history = fsm.train_global(net, images, steps=1, lr=1e-3, batch_size=12, scaled=False)
+    assert history.loss[0] == pytest.approx(by_hand)
+
+
+def test_a_linear_schedule_and_no_clipping():
+    weight, seen = torch.zeros(1, requires_grad=True), []
+    history = fit([weight], lambda step: 1e6 * weight.sum(), 10, 0.1, warmup=0.5, anneal="linear", clip=math.inf)
+    steps = [b - a for a, b in zip(history.lr[5:], history.lr[6:])]
+    assert steps == pytest.approx([steps[0]] * 4) and steps[0] < 0  # it falls on a straight line
+    for clip in (1.0, math.inf):
+        weight = torch.zeros(1, requires_grad=True)
+        weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad))
+        fit([weight], lambda step, weight=weight: 3 * weight.sum(), 1, 0.1, clip=clip)
+    assert [grad.item() for grad in seen] == pytest.approx([1, 3])  # the one that is stepped on
+    for bad in ({"anneal": "step"}, {"clip": 0}):
+        with pytest.raises(ValueError, match="anneal must be cos or linear and clip > 0"):
+            fit([weight], lambda step: weight.sum(), 1, 0.1, **bad)
+
+
 def test_the_off_task_term_by_hand():
     models, images = vits([8, 6]), small_images()
     net = fsm.SuperNet(models, rank=2, init="random")
