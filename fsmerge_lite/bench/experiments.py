@@ -78,7 +78,7 @@ def pairs(small: bool = False) -> Experiment:
         "distillation": distillation(),
         "FS-Merge (paper)": paper(),
         "FS-Merge (fitted), untrained": fs_merge(globally=False),
-        "FS-Merge (fitted)": fs_merge(),
+        "FS-Merge (fitted)": fs_merge(shared=True),
         "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
         "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
     }
@@ -92,7 +92,7 @@ def room(small: bool = False) -> Experiment:
     for heads in (4, 5, 6, 7, 8):
         dim, into = 24 * heads, vit(dim=24 * heads, num_heads=heads)
         methods |= {f"FS-Merge (fitted), untrained @ {dim}": fs_merge(globally=False, into=into),
-                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into)}
+                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
     return Experiment([SMALL] if small else cells, methods)
 
 
