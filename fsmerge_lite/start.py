@@ -6,18 +6,18 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 
 1. One backward of original i: g_n = d(r . f_i) / d(what layer n reads), r ~ N(0, I). Its token t counts with weight
    w_n[t] = E ||g_n[t]||^2, its channels by E g_n g_n^T. (After the last attention only the class token counts.)
-2. E_i is a mean over the images of task i, each token with its w, brought to mean 1 and mixed with `floor` parts of 1.
+2. E_i is a mean over the images of task i. Tokens count by w, brought to mean 1 and mixed with `floor` parts of 1.
 3. P_i: the first principal directions of original i's normalised stream, less their mean. B_i: as many orthonormal
    directions of the merged stream, at right angles to all B_j and to 1. What is written to the stream: M0_i = B_i P_i.
-4. What is written to heads and hidden units: M0_i picks those from which all are rebuilt best, errors weighed by 1.
+4. What is written to heads and hidden units: M0_i picks those from which all are rebuilt best, errors by E g_n g_n^T.
 5. LS_i(T; T', l) = argmin over V of E_i ||V u* - T||^2 + l sum_{j != i} E_j ||V u* - T'||^2 + ridge ||V||^2, where u*
-   is what the merged layer reads: what the layers before it compute, W* = sum_i M0_i W_i U0_i.
+   is what the merged layer reads, made by the layers before it with W* = sum_i M0_i W_i U0_i.
 6. A layer that reads the stream: U0_i = LS_i(x_i; -, 0), x_i being what original i's own layer reads.
 7. fc1, of which the rows A and biases c are kept: on the images of others its units are asked to be off.
    U0_i = U + A^+ (V - A U) with U = LS_i(x_i; -, 0) and V = LS_i(A x_i; OFF - c, l).
 8. A layer that adds W_i x_i + b_i to the stream z_i: T = P_i (z_i + W_i x_i) - B_i^T z* is all that this share still
    lacks, errors of earlier layers included. U0_i = (P_i W_i)^+ LS_i(T; T', l).
-9. T' has the mean of P_i (z_i + W_i x_i) in T: on the images of others this share is asked to say nothing.
+9. T' is T with the mean of P_i (z_i + W_i x_i): on the images of others this share is asked to say nothing.
 10. The output: U_out,i = LS_i(f_i; mean f_i, off_task).
 
 M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form.
@@ -36,11 +36,12 @@ from .architectures.graph import Layer
 from .engine import statistics
 from .engine.fitting import hidden_bar
 from .engine.images import Calibration, same_tasks
+from .engine.modules import activation
 from .engine.running import inputs_of, to_device, watching
 from .engine.statistics import Moments
 from .supernet import SuperNet
 
-OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing
+OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing; with an activation that gives more, line 7 is left out
 
 
 @torch.no_grad()
@@ -81,12 +82,11 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
 
 def _check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
-    spaces = net.graph.spaces
     for vector in net.graph.norms:
-        if vector.role != "norm" or spaces[vector.space].kind != "residual":
+        if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":
             raise ValueError(f"{vector.name.rpartition('.')[0]} is a norm that mixes the channels of different "
                              "originals, which subspaces keep apart; start with init='first'")
-    for name, heads, unit in [(name, s.heads, s.unit) for name, s in spaces.items() if s.kind == "heads"]:
+    for name, heads, unit in [(name, s.heads, s.unit) for name, s in net.graph.spaces.items() if s.kind == "heads"]:
         if heads < len(net.originals):
             raise ValueError(f"subspaces give every original heads of its own, but {len(net.originals)} originals "
                              f"meet {heads} heads; start with init='first'")
@@ -103,6 +103,7 @@ class _Start:
         self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
         self.like, self.k = next(net.parameters()), len(net.originals)
         self.merged = build(net.config).to(self.like)  # layers still to come do not matter to those before
+        self.gated = self.settings.inner_off_task and activation(net.config)()(torch.tensor(OFF)).abs() < 0.3
         self.own = [to_device(images.of(i), self.like) for i in range(self.k)]
         self.sizes = [len(x) for x in self.own]
         self.weights, self.channels, self.moments = [], [], []  # of every original, by place
@@ -197,7 +198,7 @@ class _Start:
             fitted = self._fit(i, moments, self.principal[i], self.settings.inner_off_task, None, directions)
             return torch.linalg.pinv(self.principal[i] @ weight, rtol=1e-6) @ fitted
         unmerge = self._fit(i, moments, torch.eye(weight.shape[1]).to(weight), 0.0)
-        if self.net.graph.spaces[layer.writes[0]].kind == "hidden" and self.settings.inner_off_task:
+        if self.net.graph.spaces[layer.writes[0]].kind == "hidden" and self.gated:
             kept, bias = merge[0].any(0), torch.zeros(len(weight)) if own.bias is None else own.bias
             rows, off = weight[kept], OFF - bias.to(weight)[kept]
             gated = self._fit(i, moments, rows, self.settings.inner_off_task, off)

@@ -13,6 +13,8 @@ from .methods import cell_of
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
           "room": ("width", "width of the merged model"),
           "longer": ("steps", "training steps")}
+PAIR_RIVALS = ("distillation", "distillation, same time", "all weights from the fitted start", "FS-Merge (paper)",
+               "align, orthogonal, then regmean")
 RIVALS = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
 # Rows of the ablation that differ only in what is trained, and the two baselines.
 TRAINED = ("FS-Merge, diagonal", "FS-Merge, rank 4", "subspaces, inner, quiet = FS-Merge", "FS-Merge, rank 32",
@@ -141,7 +143,8 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     if name in ("lowdata", *VARIED):
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
     if name == "pairs":
-        text += f"\n{by_merge(records)}\n"
+        pairs = [record for record in records if record["k"] == 2]
+        text += f"\n{comparisons(pairs, 'FS-Merge (fitted)', PAIR_RIVALS)}\n\n{by_merge(records)}\n"
     elif name == "room":
         kept = kept_of(records)
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"

@@ -68,7 +68,7 @@ def run_tour(names: Sequence[str] = ("digits", "letters"), out: str | Path = "ru
         raise ValueError(f"each task once, got {', '.join(names)}")
     start, device = time.perf_counter(), pick_device(device)
     originals = [o.to(device) for o in load_originals(*names)]
-    net = SuperNet(originals, rank=rank, seed=seed)
+    net = SuperNet(originals, rank=rank, seed=seed, shared=True)
     images = calibration(originals, per_task, augmented, seed)
     say(f"originals: {', '.join(names)}, on {device}; {per_task} unlabeled images a task, "
         f"{augmented} augmented copies of each")
@@ -94,11 +94,11 @@ def _compare(net: SuperNet, images: Calibration, steps: int, seed: int, progress
     student = distill(originals, images, steps, LR_DISTILL, BATCH, seed=seed, progress=progress)
     table["distillation"] = evaluate(student, tasks)
     fit_subspaces(net, images, progress=progress)
-    table["FS-Merge, untrained"] = evaluate(net.fold(), tasks)
+    table["FS-Merge (fitted), untrained"] = evaluate(net.fold(), tasks)
     history = train_global(net, images, steps, LR_SUBSPACES, BATCH, seed=seed, progress=progress, depths=DEPTHS,
                            off_task=OFF_TASK)
     merged = net.fold()
-    table["FS-Merge"] = evaluate(merged, tasks)
+    table["FS-Merge (fitted)"] = evaluate(merged, tasks)
     return table, merged, [student.history, history]
 
 

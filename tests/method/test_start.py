@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from models_for_tests import VIT_OPTIONS, mixed, mlps, pictures, vits
+from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite.engine.images import Calibration
@@ -133,6 +134,14 @@ def test_hidden_units_are_asked_to_be_off_on_the_images_of_others():
         written = merged.get_submodule(layer)(read_by(merged, layer, images.of(1)))
         means.append(written[..., first].mean().item())
     assert means[1] < means[0] - 0.3
+
+
+def test_units_that_are_never_off_are_not_asked_to_be():
+    models, images = [fsm.MLP((12, 6, 6), nn.Tanh).double().eval() for _ in range(2)], images_of(torch.randn(60, 12))
+    images = Calibration(images.images.double(), images.owner)
+    asked, not_asked = (fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images, inner_off_task=weight).fold()
+                        for weight in (0.5, 0.0))
+    assert all(torch.equal(p, q) for p, q in zip(asked.parameters(), not_asked.parameters()))
 
 
 def merges_of(net, models) -> list[torch.Tensor]:
