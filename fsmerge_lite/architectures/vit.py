@@ -32,9 +32,12 @@ VECTORS = {
 
 def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, img_size: int = 32,
         **options) -> VisionTransformer:
-    """A small timm `VisionTransformer` without classifier. A picture becomes (img_size / patch_size)^2 + 1 tokens.
+    """A small timm `VisionTransformer` without classifier.
 
-    `dim` is timm's `embed_dim`, sizes are in pixels, and `options` go to timm as they are.
+    Args:
+        dim, depth, num_heads: width of the stream, number of blocks, heads in each (timm's `embed_dim`, ...).
+        patch_size, img_size: in pixels; a picture becomes (img_size / patch_size)^2 tokens and a class token.
+        options: go to timm as they are.
     """
     return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
                              num_heads=num_heads, num_classes=0, **options)

@@ -66,10 +66,10 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def pairs(small: bool = False) -> Experiment:
-    """Every pair of the four tasks in both orders, three and four models: all rivals, one seed."""
+    """Every pair of the four tasks in both orders, three and four models: all rivals, three seeds."""
     ordered = list(permutations(FOUR, 2))
-    cells = [Cell(tasks, images) for images in (16, 100) for tasks in ordered]
-    cells += [Cell(FOUR[:3], 100), Cell(FOUR, 100)]
+    cells = [Cell(FOUR[:k], 100, seed) for seed in range(3) for k in (3, 4)]
+    cells += [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100) for tasks in ordered]
     methods = {
         "originals (k models)": untrained(without_images(ensemble)),
         "align, then regmean": untrained(align_regmean),
@@ -80,6 +80,7 @@ def pairs(small: bool = False) -> Experiment:
         "FS-Merge (fitted), untrained": fs_merge(globally=False),
         "FS-Merge (fitted)": fs_merge(shared=True),
         "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "distillation, our losses": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
         "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
     }
     return Experiment([SMALL] if small else cells, methods)
