@@ -63,8 +63,7 @@ class Original(nn.Module):
     @property
     def outputs(self) -> list[Tensor]:
         """The matrix between features and head, as `Merged` has one for each head: here the identity (d, d)."""
-        like = next(self.backbone.parameters())
-        return [torch.eye(feature_size(self.backbone), dtype=like.dtype, device=like.device)]
+        return [torch.eye(feature_size(self.backbone)).to(next(self.backbone.parameters()))]
 
     heads = property(lambda self: [self.head])
     names = property(lambda self: (self.name,))

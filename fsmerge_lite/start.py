@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .architectures import build
 from .architectures.graph import Layer
 from .engine import statistics
 from .engine.fitting import hidden_bar
@@ -102,7 +101,7 @@ class _Start:
     def __init__(self, net: SuperNet, images: Calibration, batch_size: int, settings: dict):
         self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
         self.like, self.k = next(net.parameters()), len(net.originals)
-        self.merged = build(net.config).to(self.like)  # layers still to come do not matter to those before
+        self.merged = net.fold().backbone  # layers still to come do not matter to those before
         self.gated = self.settings.inner_off_task and activation(net.config)()(torch.tensor(OFF)).abs() < 0.3
         self.own = [to_device(images.of(i), self.like) for i in range(self.k)]
         self.sizes = [len(x) for x in self.own]
@@ -167,7 +166,9 @@ class _Start:
             moments = [self._moments(i, layer, reads[i], seen) for i in range(self.k)]
             unmerges = [self._unmerge(i, layer, merges[i], moments).to(self.like) for i in range(self.k)]
         self.net.replace(layer, merges, unmerges)
-        self.merged.load_state_dict(self.net.folded())
+        weight, bias = self.net.body.get_submodule(place).fold()
+        fitted = {f"{place}.weight": weight, f"{place}.bias": bias}
+        self.merged.load_state_dict(fitted | self.net.tokens(), strict=False)
 
     def _moments(self, i: int, layer: Layer, read: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Moments:
         """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""

@@ -160,10 +160,10 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
             where = "output" if depth is None else f"depth{depth}"
             loss = objective(_readout(net, depth), errors_of(net, images, {depth: 1.0}), images, batch_size, seed,
                              next(net.parameters()))
-            histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr,
-                                 name=f"local: {where.replace('depth', 'depth ')}", **optimisation,
-                                 checkpoint=checkpoint and Checkpoint(
-                                     f"{checkpoint}.{where}", net.card() | settings | {"local": where}, net)))
+            run = net.card() | settings | {"local": where}
+            saved = checkpoint and Checkpoint(f"{checkpoint}.{where}", run, net)
+            histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr, checkpoint=saved,
+                                 name=f"local: {where.replace('depth', 'depth ')}", **optimisation))
     finally:
         for p in learned.values():
             p.requires_grad_(True)

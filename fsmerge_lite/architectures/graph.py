@@ -126,8 +126,7 @@ class Architecture:
         """Raises TypeError or ValueError for a batch that the model does not read."""
         dtype, shape = next(model.parameters()).dtype, self.input_shape(model)
         if x.dtype != dtype:
-            raise TypeError(f"the model computes in {dtype}, the inputs are {x.dtype}; convert them (pictures to "
-                            "[-1, 1])")
+            raise TypeError(f"the model computes in {dtype}, got {x.dtype}; convert the inputs (pictures to [-1, 1])")
         if x.dim() < 2 or shape not in (tuple(x.shape[1:]), (math.prod(x.shape[1:]),)):
             raise ValueError(f"the model reads inputs (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 

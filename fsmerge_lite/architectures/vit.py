@@ -32,12 +32,11 @@ VECTORS = {
 
 def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, img_size: int = 32,
         **options) -> VisionTransformer:
-    """A small timm `VisionTransformer` without classifier.
+    """A small timm `VisionTransformer` without classifier; `options` go to timm as they are.
 
     Args:
         dim, depth, num_heads: width of the stream, number of blocks, heads in each (timm's `embed_dim`, ...).
         patch_size, img_size: in pixels; a picture becomes (img_size / patch_size)^2 tokens and a class token.
-        options: go to timm as they are.
     """
     return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
                              num_heads=num_heads, num_classes=0, **options)
@@ -170,8 +169,7 @@ def _check_classes(model: VisionTransformer) -> None:
         check("the attention", block.attn, Attention)
         check("the MLP", block.mlp, Mlp)
     if model.grad_checkpointing:
-        raise ValueError("this VisionTransformer has gradient checkpointing on, which would recompute the blocks of a "
-                         "SuperNet without M and U; call set_grad_checkpointing(False) on it")
+        raise ValueError("this VisionTransformer has gradient checkpointing on, which would leave out M and U; call "
+                         "set_grad_checkpointing(False) on it")
     if model.global_pool not in ("token", "avg", "max", "avgmax"):
-        raise ValueError(f"this VisionTransformer has global_pool={model.global_pool!r}, SuperNet supports token, "
-                         "avg, max and avgmax")
+        raise ValueError(f"global_pool must be token, avg, max or avgmax for a SuperNet, got {model.global_pool!r}")

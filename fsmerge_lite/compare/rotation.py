@@ -167,6 +167,9 @@ def _cross_moments(first: nn.Module, other: nn.Module, images: Tensor, batch_siz
 def align_orthogonal(originals: Sequence[nn.Module], images: Calibration, batch_size: int = 64) -> Merged:
     """Rotate every original to the first by `orthogonal_alignment`, then average: W* = sum_i Q_i(W_i) / k.
 
+    Args:
+        originals, images, batch_size: as for `orthogonal_alignment`.
+
     Raises:
         TypeError, ValueError: as `orthogonal_alignment`.
     """

@@ -98,14 +98,14 @@ def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tens
     """The `count` groups of `unit` neighbouring channels from which all channels are best rebuilt.
 
     `moment` (d, d) is E x x^T of the channels, `channels` (d, d) weighs the errors: E e^T channels e. Single channels
-    are picked by a QR decomposition with pivoting: at each step the one with the most that those before it do not
-    tell, weighed by the diagonal. Larger groups are picked greedily.
+    are picked by a Cholesky decomposition with pivoting: at each step the one with the most that those before it do
+    not tell, weighed by the diagonal. Larger groups are picked greedily.
     """
     if unit == 1:
-        from scipy.linalg import qr  # takes a while to import
-        values, vectors = torch.linalg.eigh(moment)
-        root = values.clamp(min=0).sqrt()[:, None] * vectors.T * channels.diagonal().sqrt()  # of the weighed moment
-        return torch.from_numpy(qr(root.numpy(), mode="r", pivoting=True)[1].copy()).long()[:count].sort().values
+        from scipy.linalg.lapack import dpstrf  # takes a while to import
+        scale = channels.diagonal().sqrt()
+        _, pivots, *_ = dpstrf((scale[:, None] * moment * scale).numpy())  # they count from 1
+        return torch.from_numpy(pivots).long()[:count].sort().values - 1
 
     def unexplained(groups: Sequence[int]) -> float:
         """The weighed error of a least-squares fit. On the CPU, whose `lstsq` takes any rank."""
