@@ -248,7 +248,11 @@ def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
                  ) -> Merged:
     """Fold a SuperNet first, then train all weights of the plain model, its output matrices and its inner readouts.
 
-    The loss is that of `train_global`, with the same arguments; M, U and the SuperNet stay as they are.
+    The loss is that of `train_global`; M, U and the SuperNet stay as they are.
+
+    Args:
+        net: a SuperNet after its start.
+        images, steps, lr, batch_size, seed, depths, inner, off_task, optimisation: as for `train_global`.
 
     Returns:
         the model as a `Merged`, with the `History` of its training as `.history`.
