@@ -45,8 +45,8 @@ OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing; with an activation
 
 @torch.no_grad()
 def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_task: float = 0.2,
-                  inner_off_task: float = 0.02, floor: float = 0.2, corrected: bool = True, batch_size: int = 256,
-                  progress: bool | None = None) -> SuperNet:
+                  inner_off_task: float = 0.02, floor: float = 0.2, corrected: bool = True,
+                  heads: Sequence[int] | None = None, batch_size: int = 256, progress: bool | None = None) -> SuperNet:
     """Start all M and U of a SuperNet from the features of a few unlabeled images, by least squares (see above).
 
     Every image passes twice through its own original, some of them backward too, and once through the merged model.
@@ -58,6 +58,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
         off_task, inner_off_task: l at the output and inside, >= 0.
         floor: the part of a token's weight that all tokens have, 0 to 1; at 1 all tokens count the same.
         corrected: whether a layer that adds to the stream makes up for the errors before it; else T = P_i W_i x_i.
+        heads: the originals' shares of the heads of every block, k numbers > 0, such as (3, 1); None: equal ones.
         batch_size: images at a time, >= 1. What one block computes for all images is in memory at once even so.
         progress: show a bar; None shows it in a terminal or notebook.
 
@@ -67,10 +68,11 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     """
     same_tasks(net.originals, images)
     settings = {"ridge": ridge, "off_task": off_task, "inner_off_task": inner_off_task, "floor": floor,
-                "corrected": corrected}
-    if not (ridge > 0 and batch_size >= 1 and 0 <= floor <= 1 and off_task >= 0 and inner_off_task >= 0):
-        raise ValueError("needed are ridge > 0, batch_size >= 1, 0 <= floor <= 1, off_task >= 0 and inner_off_task "
-                         f">= 0; got {settings} and batch_size {batch_size}")
+                "corrected": corrected, "heads": heads and list(heads)}
+    possible = heads is None or (len(heads) == len(net.originals) and min(heads) > 0)
+    if not (ridge > 0 and batch_size >= 1 and 0 <= floor <= 1 and off_task >= 0 and inner_off_task >= 0 and possible):
+        raise ValueError("needed are ridge > 0, batch_size >= 1, 0 <= floor <= 1, off_task and inner_off_task >= 0 and "
+                         f"k shares of heads > 0; got {settings} and batch_size {batch_size}")
     _check_shares(net)
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)
@@ -124,9 +126,9 @@ class _Start:
         moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1])
         self.moments.append(moments | {"stream": sum(moments[norm] for norm in norms)})
 
-    def _shares(self, size: int) -> list[Tensor]:
-        """Who gets which of `size` places, at least one each: a merge of two counts twice."""
-        ends = torch.tensor([len(original.heads) for original in self.net.originals]).cumsum(0)
+    def _shares(self, size: int, given: Sequence[int] | None = None) -> list[Tensor]:
+        """Who gets which of `size` places, at least one each: as `given`, or a merge of two counts twice."""
+        ends = torch.tensor(given or [len(original.heads) for original in self.net.originals]).cumsum(0)
         ends, i = (size * ends / ends[-1]).round().long(), torch.arange(self.k)
         return list(torch.arange(size).tensor_split(ends.clamp(i + 1, size - self.k + i + 1)[:-1]))
 
@@ -152,8 +154,7 @@ class _Start:
             own = [read[None] for read in reads]
         moments = [Moments.of(u, t, torch.ones(()), self.batch_size) for u, t in zip(merged.split(self.sizes), own)]
         eyes = [torch.eye(f.shape[1]).to(moments[0].gram) for f in own]
-        outputs = [self._fit(i, moments, eye, self.settings.off_task) for i, eye in enumerate(eyes)]
-        self.net.set_outputs([output.to(self.like) for output in outputs])
+        self.net.set_outputs([self._fit(i, moments, eye, self.settings.off_task) for i, eye in enumerate(eyes)])
 
     def _arrives(self, layers: Mapping[str, Layer], reads: Sequence[Mapping[str, Tensor]], seen: dict[str, Tensor],
                  place: str, x: Tensor) -> None:
@@ -215,7 +216,7 @@ class _Start:
         moment, eye = self.moments[i][reader].cpu(), torch.eye(own.size).double()
         moment = moment + self.settings.ridge * moment.diagonal().mean() * eye  # no ties where the rows are few
         unit, wider = (1, 1) if merged.kind == "hidden" else (own.unit, merged.unit)
-        share = self._shares(merged.size // wider)[i]
+        share = self._shares(merged.size // wider, merged.kind == "heads" and self.settings.heads)[i]
         chosen = statistics.best_groups(moment, self.channels[i].get(reader, eye).cpu(), unit, len(share))
         matrix, inside = torch.zeros(merged.size, own.size), torch.arange(unit)
         matrix[share[:len(chosen), None] * wider + inside, chosen[:, None] * unit + inside] = 1.0

@@ -163,7 +163,7 @@ class SuperNet(nn.Module):
 
     def set_outputs(self, outputs: Sequence[Tensor]) -> None:
         """Make U_out,i the given matrices (d_i, d*), all of their entries learned."""
-        self.outputs = nn.ModuleList(Unmerge(*output.shape, "full").to(output) for output in outputs)
+        self.outputs = nn.ModuleList(Unmerge(*o.shape, "full").to(next(self.parameters())) for o in outputs)
         for learned, output in zip(self.outputs, outputs):
             learned.S.data[0] = output
 
@@ -287,16 +287,15 @@ class SuperNet(nn.Module):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over the `state_dict` of a SuperNet of the same originals, also one with replaced frozen weights."""
-        like, merged = next(self.parameters()), self.graph.spaces
+        like, merged, spaces = next(self.parameters()), self.graph.spaces, [graph.spaces for graph in self.graphs]
         for layer in self.graph.layers:
             if f"body.{layer.name}.weight0" in state:  # room for what a start has put there
                 out, read = layer.writes[0], layer.reads
-                merges = [like.new_zeros(len(layer.writes), merged[out].size, own.spaces[out].size)
-                          for own in self.graphs]
-                self.replace(layer, merges, read and [like.new_zeros(own.spaces[read].size, merged[read].size)
-                                                      for own in self.graphs])
+                merges = [like.new_zeros(len(layer.writes), merged[out].size, own[out].size) for own in spaces]
+                unmerges = [like.new_zeros(own[read].size, merged[read].size) for own in spaces] if read else None
+                self.replace(layer, merges, unmerges)
         if "outputs.0.S" in state:
-            self.set_outputs([state[f"outputs.{i}.S"][0].to(like) for i in range(len(self.graphs))])
+            self.set_outputs([state[f"outputs.{i}.S"][0] for i in range(len(self.graphs))])
         self.load_state_dict(state)
 
 

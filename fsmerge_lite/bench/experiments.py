@@ -66,10 +66,9 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def pairs(small: bool = False) -> Experiment:
-    """Every pair of the four tasks in both orders, three and four models: all rivals, three seeds."""
-    ordered = list(permutations(FOUR, 2))
+    """Every pair of the four tasks in both orders, one seed; three and four models, three seeds: all rivals."""
     cells = [Cell(FOUR[:k], 100, seed) for seed in range(3) for k in (3, 4)]
-    cells += [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100) for tasks in ordered]
+    cells += [Cell(tasks, images) for images in (16, 100) for tasks in permutations(FOUR, 2)]
     methods = {
         "originals (k models)": untrained(without_images(ensemble)),
         "align, then regmean": untrained(align_regmean),
@@ -95,6 +94,18 @@ def room(small: bool = False) -> Experiment:
         methods |= {f"FS-Merge (fitted), untrained @ {dim}": fs_merge(globally=False, into=into),
                     f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
     return Experiment([SMALL] if small else cells, methods)
+
+
+def heads(small: bool = False) -> Experiment:
+    """What holds a merge back when images are few? Heads given 3 to 1 or 1 to 3, on labelled training images."""
+    cells = [Cell(tasks, images, 3, validate=True) for images in (16, 100) for tasks in
+             (("letters", "digits"), ("textures", "digits"), ("digits", "shapes"), ("shapes", "textures"))]
+    methods = {"distillation": distillation()}
+    for shares in ([1, 3], [2, 2], [3, 1]):
+        name, start = "FS-Merge (fitted), {} : {} heads".format(*shares), {"heads": shares}
+        methods |= {f"{name}, untrained": fs_merge(globally=False, start=start),
+                    name: fs_merge(shared=True, start=start)}
+    return Experiment([replace(SMALL, validate=True)] if small else cells, methods)
 
 
 def sweep(small: bool = False) -> Experiment:
@@ -191,4 +202,5 @@ def widths(small: bool = False) -> Experiment:
 
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
-    experiment.__name__: experiment for experiment in (lowdata, pairs, ablation, sweep, many, longer, widths, room)}
+    experiment.__name__: experiment
+    for experiment in (lowdata, pairs, ablation, sweep, many, longer, widths, room, heads)}

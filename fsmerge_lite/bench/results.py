@@ -145,6 +145,8 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     if name == "pairs":
         pairs = [record for record in records if record["k"] == 2]
         text += f"\n{comparisons(pairs, 'FS-Merge (fitted)', PAIR_RIVALS)}\n\n{by_merge(records)}\n"
+    elif name == "heads":
+        text += f"\n{by_merge(records)}\n"
     elif name == "room":
         kept = kept_of(records)
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"

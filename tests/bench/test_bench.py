@@ -181,7 +181,7 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
 
 
-@pytest.mark.parametrize("name", ["lowdata", "pairs", "many", "longer", "widths", "room", "sweep"])
+@pytest.mark.parametrize("name", ["lowdata", "pairs", "many", "longer", "widths", "room", "heads", "sweep"])
 def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
@@ -190,7 +190,7 @@ def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     text = results.write_results(name, records, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == text and f"bench {name}" in text
     figures = {"lowdata": ["images"], "many": ["forgetting", "k"], "longer": ["steps"],
-               "widths": ["width"], "room": ["kept"], "sweep": [], "pairs": []}
+               "widths": ["width"], "room": ["kept"], "sweep": [], "pairs": [], "heads": []}
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"{name}-{figure}.png" for figure in figures[name]]
 
 
@@ -245,7 +245,7 @@ def test_committed_records_are_whole_and_their_tables_say_what_they_say(name):
     assert results.table(results.summary(records, by)) in text
     if name == "lowdata":
         assert results.comparisons(records, "FS-Merge", results.RIVALS) in text
-    if name == "pairs":
+    if name in ("pairs", "heads"):
         assert results.by_merge(records) in text
     if name == "room":
         assert results.markdown(results.kept_of(records)) in text

@@ -220,12 +220,17 @@ def test_folded_is_explicit_and_training_goes_on_from_there():
         torch.testing.assert_close(folded, explicit, rtol=0, atol=1e-10)
 
 
-def test_four_originals_share_four_heads():
-    models, images = vits([12] * 4, num_heads=4), images_of(pictures(32), 4)
-    net = fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images)
-    qkv = [w for w, _ in net.body.blocks[0].attn.qkv.frozen()]
-    heads = torch.stack([w.unflatten(0, (3, 4, 3)).abs().sum((0, 2, 3)) for w in qkv])
-    assert torch.equal(heads > 0, torch.eye(4).bool())  # head i reads original i alone
+@pytest.mark.parametrize(("k", "shares", "owners"), [
+    (4, None, [0, 1, 2, 3]), (2, None, [0, 0, 1, 1]), (2, (3, 1), [0, 0, 0, 1]), (2, (0.25, 0.75), [0, 1, 1, 1]),
+    (3, (1, 1, 2), [0, 1, 2, 2]), (2, (99, 1), [0, 0, 0, 1])])
+def test_every_original_has_its_share_of_the_heads(k, shares, owners):
+    models, images = vits([12] * k, num_heads=4), images_of(pictures(32), k)
+    net = fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images, heads=shares)
+    for block in net.body.blocks:
+        found = torch.stack([w.unflatten(0, (3, 4, 3)).abs().sum((0, 2, 3)) for w, _ in block.attn.qkv.frozen()])
+        # each head reads its owner alone
+        assert torch.equal(found > 0, torch.arange(k)[:, None] == torch.tensor(owners))
+    assert net.provenance[0]["heads"] == (shares and list(shares))
 
 
 def test_shipped_originals_merge_without_a_training_step():
@@ -287,7 +292,8 @@ def test_few_passes_whatever_the_depth(depth):
 
 def test_bad_settings_are_refused():
     net, images = fsm.SuperNet(vits([8, 8]), rank=2), images_of(pictures(8))
-    for setting in ({"ridge": 0}, {"floor": 1.1}, {"off_task": -1}, {"inner_off_task": -0.1}, {"batch_size": 0}):
+    for setting in ({"ridge": 0}, {"floor": 1.1}, {"off_task": -1}, {"inner_off_task": -0.1}, {"batch_size": 0},
+                    {"heads": (1, 1, 1)}, {"heads": (1, 0)}, {"heads": ()}):
         with pytest.raises(ValueError, match="needed are ridge > 0"):
             fsm.fit_subspaces(net, images, **setting)
 
