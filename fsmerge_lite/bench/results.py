@@ -13,8 +13,8 @@ from .methods import cell_of
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
           "room": ("width", "width of the merged model"),
           "longer": ("steps", "training steps")}
-PAIR_RIVALS = ("distillation", "distillation, same time", "all weights from the fitted start", "FS-Merge (paper)",
-               "align, orthogonal, then regmean")
+PAIR_RIVALS = ("distillation", "distillation, same time", "distillation, our losses",
+               "all weights from the fitted start", "FS-Merge (paper)", "align, orthogonal, then regmean")
 RIVALS = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
 # Rows of the ablation that differ only in what is trained, and the two baselines.
 TRAINED = ("FS-Merge, diagonal", "FS-Merge, rank 4", "subspaces, inner, quiet = FS-Merge", "FS-Merge, rank 32",
@@ -135,16 +135,21 @@ def kept_of(records: Sequence[dict]) -> pd.DataFrame:
         "kept", ["tasks", "method"], "width", sort=False)
 
 
+def main_records(name: str, records: Sequence[dict]) -> list[dict]:
+    """The records that the main table of a benchmark is of: in `pairs` not those of three and four models."""
+    return [record for record in records if name != "pairs" or record["k"] == 2]
+
+
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     """Write `out`/NAME.md and the figures `out`/NAME-*.png of a benchmark's records. Returns the text."""
     by, label = VARIED.get(name, ("images", "real images a task"))
-    means, drawn = summary(records, by), {}
+    means, drawn = summary(main_records(name, records), by), {}
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
     if name in ("lowdata", *VARIED):
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
     if name == "pairs":
-        pairs = [record for record in records if record["k"] == 2]
-        text += f"\n{comparisons(pairs, 'FS-Merge (fitted)', PAIR_RIVALS)}\n\n{by_merge(records)}\n"
+        text += f"\n{comparisons(main_records(name, records), 'FS-Merge (fitted)', PAIR_RIVALS)}\n"
+        text += f"\n{by_merge(records)}\n"
     elif name == "heads":
         text += f"\n{by_merge(records)}\n"
     elif name == "room":
