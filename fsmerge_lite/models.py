@@ -13,7 +13,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from .architectures import architecture, build, describe, graph_of
-from .engine.files import load_file, save_file
+from .engine.files import load_file, load_state, save_file
+from .engine.modules import linear, linear_shape
 
 HALF = (0.5, 0.5, 0.5)  # mean and std of pictures in [-1, 1]
 
@@ -77,14 +78,14 @@ class Original(nn.Module):
         task = {"task": getattr(self.task, "name", None), "size": getattr(self.task, "size", None)}
         save_file(path, self.state_dict(), self.card | {
             "format": "fsmerge_lite.Original", "name": self.name, **task, "mean": self.mean, "std": self.std,
-            "backbone": describe(self.backbone), "head": _linear_shape(self.head)})
+            "backbone": describe(self.backbone), "head": linear_shape(self.head)})
 
 
 def read_original(path: str | Path) -> Original:
     """Read an `Original` from its file, without its task, which `original.card` names. Raises as `load_file` does."""
     state, card = load_file(path, "fsmerge_lite.Original")
-    original = Original(build(card["backbone"]), _linear(card["head"]), card["name"])
-    _load_state(original, state, path)
+    original = Original(build(card["backbone"]), linear(card["head"]), card["name"])
+    load_state(original, state, path)
     original.mean, original.std = tuple(card.get("mean", HALF)), tuple(card.get("std", HALF))  # absorbed already
     original.card = card
     return original.eval()
@@ -122,33 +123,13 @@ class Merged(nn.Module):
         save_file(path, self.state_dict(), {
             "format": "fsmerge_lite.Merged", "names": list(self.names), "mean": HALF, "std": HALF,
             "backbone": describe(self.backbone), "outputs": [list(o.shape) for o in self.outputs],
-            "heads": [_linear_shape(h) for h in self.heads], **card})
+            "heads": [linear_shape(h) for h in self.heads], **card})
 
 
 def load_merged(path: str | Path) -> Merged:
     """Read a `Merged` from its file. Raises as `load_file` does."""
     state, card = load_file(path, "fsmerge_lite.Merged")
     merged = Merged(build(card["backbone"]), [torch.zeros(*shape) for shape in card["outputs"]],
-                    [_linear(shape) for shape in card["heads"]], card["names"])
-    _load_state(merged, state, path)
+                    [linear(shape) for shape in card["heads"]], card["names"])
+    load_state(merged, state, path)
     return merged.requires_grad_(False).eval()
-
-
-def _linear_shape(head: nn.Module) -> list[int] | None:
-    if isinstance(head, nn.Identity):
-        return None
-    if not isinstance(head, nn.Linear) or head.bias is None:
-        raise ValueError(f"only linear heads with a bias can be saved, got {head}")
-    return [head.in_features, head.out_features]
-
-
-def _linear(shape: list[int] | None) -> nn.Module:
-    return nn.Identity() if shape is None else nn.utils.skip_init(nn.Linear, *shape)
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights strictly, in the dtype that they were saved in."""
-    try:
-        model.to(next(iter(state.values())).dtype).load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights at {path} do not fit the architecture in their card: {error}") from None

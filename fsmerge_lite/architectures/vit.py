@@ -5,7 +5,6 @@ one space, because only their products count), `attn.proj`. MLP: norm2, `mlp.fc1
 tokens and positions are added to the stream directly (paper, appendix B).
 """
 import copy
-import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..engine.images import absorbed_normalization
-from ..engine.modules import activation, describe_activation, norm, outline
+from ..engine.modules import activation, describe_activation, mlp_ratio, norm, outline
 from ..engine.running import inputs_of
 from .graph import Architecture, Graph, Layer, Space, Vector
 
@@ -54,7 +53,7 @@ class ViTs(Architecture):
         there = {name for name, module in model.named_modules() if not isinstance(module, nn.Identity)}
         config = {
             "kind": "vit", "depth": len(model.blocks), "num_heads": block.attn.num_heads,
-            "embed_dim": model.embed_dim, "mlp_ratio": _ratio(block.mlp.fc1.out_features, model.embed_dim),
+            "embed_dim": model.embed_dim, "mlp_ratio": mlp_ratio(block.mlp.fc1.out_features, model.embed_dim),
             "img_size": list(patch.img_size), "patch_size": list(patch.patch_size), "in_chans": patch.proj.in_channels,
             "class_token": model.cls_token is not None, "reg_tokens": model.num_reg_tokens,
             "no_embed_class": model.no_embed_class, "pos_embed": "none" if model.pos_embed is None else "learn",
@@ -149,12 +148,6 @@ class ViTs(Architecture):
             raise ValueError("this VisionTransformer has no bias in its patch embedding and no positions: nothing can "
                              "hold the mean of its pictures; train it on pictures in [-1, 1]")
         return model
-
-
-def _ratio(hidden: int, dim: int) -> float:
-    """hidden / dim, such that int(dim * ratio), which timm computes, is `hidden` again."""
-    ratio = hidden / dim
-    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _check_classes(model: VisionTransformer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def fingerprint(tensors: Mapping[str, Tensor], card: str = "") -> str:
@@ -79,3 +79,11 @@ def load_file(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict]
     if not whole:
         raise ValueError(f"{file} is not what was saved (SHA-256 differs): it was changed; make or fetch it again")
     return state, card
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights strictly, in the dtype that they were saved in."""
+    try:
+        model.to(next(iter(state.values())).dtype).load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights at {path} do not fit the architecture in their card: {error}") from None

@@ -1,4 +1,5 @@
 """A plain MLP, and what modules are as plain values and made of them again."""
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -41,6 +42,12 @@ def norm(config: dict) -> Callable[[int], nn.Module]:
     return partial(layer_class(config["norm_layer"], timm.layers, nn), eps=config["norm_eps"])
 
 
+def mlp_ratio(hidden: int, dim: int) -> float:
+    """hidden / dim, such that int(dim * ratio), which timm computes, is `hidden` again."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def describe_activation(act: nn.Module) -> dict:
     """The class of an activation and its options, such as GELU's approximate="tanh"."""
     options = {name: getattr(act, name) for name in getattr(act, "__constants__", ())}
@@ -64,3 +71,17 @@ def outline(model: nn.Module) -> Iterator[tuple[str, object]]:
             if isinstance(value, bool | int | float | str | tuple) and option not in changing and option[0] != "_":
                 yield f"{name}.{option}".lstrip("."), value
     yield from ((name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("head"))
+
+
+def linear_shape(head: nn.Module) -> list[int] | None:
+    """In and out features of a linear head, None for the identity. Raises ValueError for any other head."""
+    if isinstance(head, nn.Identity):
+        return None
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise ValueError(f"only linear heads with a bias can be saved, got {head}")
+    return [head.in_features, head.out_features]
+
+
+def linear(shape: list[int] | None) -> nn.Module:
+    """A head of that shape, its weights not set."""
+    return nn.Identity() if shape is None else nn.utils.skip_init(nn.Linear, *shape)
