@@ -46,7 +46,8 @@ OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing; with an activation
 @torch.no_grad()
 def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_task: float = 0.2,
                   inner_off_task: float = 0.02, floor: float = 0.2, corrected: bool = True,
-                  heads: Sequence[int] | None = None, batch_size: int = 256, progress: bool | None = None) -> SuperNet:
+                  heads: Sequence[float] | None = None, batch_size: int = 256, progress: bool | None = None
+                  ) -> SuperNet:
     """Start all M and U of a SuperNet from the features of a few unlabeled images, by least squares (see above).
 
     Every image passes twice through its own original, some of them backward too, and once through the merged model.
@@ -126,7 +127,7 @@ class _Start:
         moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1])
         self.moments.append(moments | {"stream": sum(moments[norm] for norm in norms)})
 
-    def _shares(self, size: int, given: Sequence[int] | None = None) -> list[Tensor]:
+    def _shares(self, size: int, given: Sequence[float] | None = None) -> list[Tensor]:
         """Who gets which of `size` places, at least one each: as `given`, or a merge of two counts twice."""
         ends = torch.tensor(given or [len(original.heads) for original in self.net.originals]).cumsum(0)
         ends, i = (size * ends / ends[-1]).round().long(), torch.arange(self.k)

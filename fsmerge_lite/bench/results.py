@@ -113,10 +113,10 @@ def by_task(records: Sequence[dict], methods: Sequence[str]) -> pd.DataFrame:
     return _pivot(pd.DataFrame(rows), "accuracy", "task", "k", methods)
 
 
-def by_merge(records: Sequence[dict]) -> str:
-    """Per-task and joint accuracy of every merge in Markdown, the mean over both orders of a pair."""
+def by_merge(records: Sequence[dict], ordered: bool = False) -> str:
+    """Per-task and joint accuracy of every merge in Markdown: `ordered`, or the mean over both orders of a pair."""
     rows = frame(records)
-    rows["merge"] = [", ".join(sorted(r["tasks"])) for r in records]
+    rows["merge"] = rows["tasks"] if ordered else [", ".join(sorted(r["tasks"])) for r in records]
     tables = []
     for images, some in rows.groupby("images"):
         means = some.pivot_table(["mean", "joint"], "method", "merge", sort=False)
@@ -151,7 +151,7 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\n{comparisons(main_records(name, records), 'FS-Merge (fitted)', PAIR_RIVALS)}\n"
         text += f"\n{by_merge(records)}\n"
     elif name == "heads":
-        text += f"\n{by_merge(records)}\n"
+        text += f"\nModel 1 stands first.\n\n{by_merge(records, ordered=True)}\n"
     elif name == "room":
         kept = kept_of(records)
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"

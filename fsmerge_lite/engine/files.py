@@ -82,7 +82,7 @@ def load_file(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict]
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights strictly, in the dtype that they were saved in."""
+    """Load weights strictly, in the dtype they were saved in. Raises ValueError for weights that do not fit."""
     try:
         model.to(next(iter(state.values())).dtype).load_state_dict(state)
     except RuntimeError as error:
