@@ -15,9 +15,11 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 6. A layer that reads the stream: U0_i = LS_i(x_i; -, 0), x_i being what original i's own layer reads.
 7. fc1, of which the rows A and biases c are kept: on the images of others its units are asked to be off.
    U0_i = U + A^+ (V - A U) with U = LS_i(x_i; -, 0) and V = LS_i(A x_i; OFF - c, l).
-8. A layer that adds W_i x_i + b_i to the stream z_i: T = P_i (z_i + W_i x_i) - B_i^T z* is all that this share still
-   lacks, errors of earlier layers included. U0_i = (P_i W_i)^+ LS_i(T; T', l).
-9. T' is T with the mean of P_i (z_i + W_i x_i): on the images of others this share is asked to say nothing.
+8. A layer that adds to the stream z_i: T = P_i y_i - B_i^T z* with y_i = z_i + W_i x_i is all that this share still
+   lacks, errors of earlier layers included. U0_i = (P_i W_i)^+ LS_i(T; T', l), T' being T with the mean of P_i y_i.
+9. The heads of a block are divided equally at first. Then one at a time goes from the original with the smallest error
+   to the one with the largest, as long as the sum of all errors after the block falls. The error of original i is
+   E_i w e^T C e for e = P_i^T (P_i z_i - B_i^T z*), over that of z_i less its mean; w and C = E g g^T as in line 1.
 10. The output: U_out,i = LS_i(f_i; mean f_i, off_task).
 
 M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form.
@@ -34,12 +36,14 @@ from tqdm.auto import tqdm
 from .architectures.graph import Layer
 from .engine import statistics
 from .engine.fitting import hidden_bar
-from .engine.images import Calibration, same_tasks
+from .engine.images import Calibration, a_few, same_tasks
 from .engine.modules import activation
 from .engine.running import inputs_of, to_device, watching
 from .engine.statistics import Moments
 from .supernet import SuperNet
 
+FEW = 256  # images of each task for lines 1 and 9
+Reads = Sequence[Mapping[str | None, Tensor]]  # of every original: what its modules read, by name; None: what they give
 OFF = -2.0  # where GELU, ReLU and SiLU give next to nothing; with an activation that gives more, line 7 is left out
 
 
@@ -50,8 +54,6 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
                   ) -> SuperNet:
     """Start all M and U of a SuperNet from the features of a few unlabeled images, by least squares (see above).
 
-    Every image passes twice through its own original, some of them backward too, and once through the merged model.
-
     Args:
         net: a SuperNet, trained or not: what it had learned is replaced.
         images: from `calibration`, of the net's originals in their order.
@@ -59,7 +61,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
         off_task, inner_off_task: l at the output and inside, >= 0.
         floor: the part of a token's weight that all tokens have, 0 to 1; at 1 all tokens count the same.
         corrected: whether a layer that adds to the stream makes up for the errors before it; else T = P_i W_i x_i.
-        heads: the originals' shares of the heads of every block, k numbers > 0, such as (3, 1); None: equal ones.
+        heads: the originals' shares of the heads of every block, k numbers > 0, such as (3, 1); None: line 9 decides.
         batch_size: images at a time, >= 1. What one block computes for all images is in memory at once even so.
         progress: show a bar; None shows it in a terminal or notebook.
 
@@ -99,27 +101,27 @@ def _check_shares(net: SuperNet) -> None:
 
 
 class _Start:
-    """The fit of one SuperNet. Each part of the model runs once, and a layer is fitted when its input arrives."""
+    """The fit of one SuperNet. A layer is fitted when its input arrives: one run, in line 9 more on a few images."""
 
     def __init__(self, net: SuperNet, images: Calibration, batch_size: int, settings: dict):
         self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
         self.like, self.k = next(net.parameters()), len(net.originals)
         self.merged = net.fold().backbone  # layers still to come do not matter to those before
         self.gated = self.settings.inner_off_task and activation(net.config)()(torch.tensor(OFF)).abs() < 0.3
-        self.own = [to_device(images.of(i), self.like) for i in range(self.k)]
-        self.sizes = [len(x) for x in self.own]
+        self.own, self.heads = [to_device(images.of(i), self.like) for i in range(self.k)], self.settings.heads
         self.weights, self.channels, self.moments = [], [], []  # of every original, by place
         for backbone, x in zip(net.backbones, self.own):
             self._measure(backbone, x)
         if net.graph.residual:
             self._share_stream(net.graph.residual.size)
 
-    def _measure(self, backbone: nn.Module, images: Tensor, most: int = 256) -> None:
+    def _measure(self, backbone: nn.Module, images: Tensor) -> None:
         """Lines 1 and 2 of an original, and E_i x x^T of all that is picked from and, normalised, of the stream."""
         features, layers = partial(self.net.architecture.features, backbone), self.net.graph.layers
         norms = dict.fromkeys(name.rpartition(".")[0] for name in self.net.norms)
-        places, floor = [*(layer.name for layer in layers if layer.reads), *norms], self.settings.floor
-        some, batches = (x.split(self.batch_size) for x in (images[::-(-len(images) // most)], images))
+        stream, floor = getattr(self.net.graph.residual, "seen", ()), self.settings.floor
+        places = dict.fromkeys((*(layer.name for layer in layers if layer.reads), *norms, *stream))
+        some, batches = (x.split(self.batch_size) for x in (images[a_few(len(images), FEW)], images))
         found = statistics.sensitivity(backbone, features, places, some)
         self.channels.append({place: channels for place, (_, channels) in found.items()})
         self.weights.append({place: (1 - floor) * t + floor for place, (t, _) in found.items()})
@@ -144,42 +146,65 @@ class _Start:
     def run(self, progress: bool | None) -> None:
         """Fit all layers in the order of the forward, then the output."""
         *segments, through_merged = map(self.net.architecture.segments, (*self.net.backbones, self.merged))
-        own, merged = self.own, torch.cat(self.own)
-        for name in tqdm(through_merged, desc="subspaces", disable=hidden_bar(progress)):
-            layers = {layer.name: layer for layer in self.net.graph.layers if f"{layer.name}.".startswith(f"{name}.")}
-            places = [*layers, *(layer.adds_to for layer in layers.values() if layer.adds_to)]
-            reads = [inputs_of(backbone, places, partial(through[name], x))
+        own, merged, layers = self.own, torch.cat(self.own), self.net.graph.layers
+        for name, self.through in tqdm(through_merged.items(), desc="subspaces", disable=hidden_bar(progress)):
+            self.layers = {layer.name: layer for layer in layers if f"{layer.name}.".startswith(f"{name}.")}
+            self.places = [*self.layers, *(layer.adds_to for layer in self.layers.values() if layer.adds_to)]
+            reads = [inputs_of(backbone, self.places, partial(through[name], x))
                      for backbone, through, x in zip(self.net.backbones, segments, own)]
-            with watching(self.merged, places, partial(self._arrives, layers, reads, {})):
-                merged = through_merged[name](merged)
-            own = [read[None] for read in reads]
-        moments = [Moments.of(u, t, torch.ones(()), self.batch_size) for u, t in zip(merged.split(self.sizes), own)]
+            spaces = [self.net.graph.spaces[space] for layer in self.layers.values() for space in layer.writes]
+            if not self.settings.heads and any(space.kind == "heads" and space.heads > self.k for space in spaces):
+                self.heads = self._divided(name, spaces[0].heads, reads, merged)
+            merged, own = self._fitted(reads, merged), [read[None] for read in reads]
+        rows, one = zip(merged.split([len(f) for f in own]), own), torch.ones(())
+        moments = [Moments.of(u, f, one, self.batch_size) for u, f in rows]
         eyes = [torch.eye(f.shape[1]).to(moments[0].gram) for f in own]
         self.net.set_outputs([self._fit(i, moments, eye, self.settings.off_task) for i, eye in enumerate(eyes)])
 
-    def _arrives(self, layers: Mapping[str, Layer], reads: Sequence[Mapping[str, Tensor]], seen: dict[str, Tensor],
-                 place: str, x: Tensor) -> None:
+    def _fitted(self, reads: Reads, merged: Tensor) -> Tensor:
+        """What a part of the merged model makes of `merged`; its layers are fitted to what the originals read there."""
+        with watching(self.merged, self.places, partial(self._arrives, reads, {})):
+            return self.through(merged)
+
+    def _divided(self, name: str, heads: int, reads: Reads, merged: Tensor) -> list[int]:
+        """Line 9: the number of heads of every original in block `name`, found on a few images."""
+        few, sizes = [a_few(len(x), FEW) for x in self.own], [len(x) for x in self.own]
+        reads = [{place: x[at] for place, x in read.items()} for read, at in zip(reads, few)]
+        merged = torch.cat([x[at] for x, at in zip(merged.split(sizes), few)])
+        seen = self.net.graph.residual.seen
+        after = seen[seen.index(name) + 1]  # what reads the stream next
+
+        def errors(numbers: list[int]) -> list[float]:
+            self.heads, lost = numbers, []
+            for i, z in enumerate(self._fitted(reads, merged).split([len(at) for at in few])):
+                true, principal = reads[i][None].double(), self.principal[i]
+                wrong = (true @ principal.T - z.double() @ self.directions[i]) @ principal
+                lost.append(statistics.lost(wrong, true, self.weights[i][after], self.channels[i][after]))
+            return lost
+        return statistics.divided([len(share) for share in self._shares(heads)], errors)
+
+    def _arrives(self, reads: Reads, seen: dict[str, Tensor], place: str, x: Tensor) -> None:
         """x arrives in the merged model, and the originals read `reads` there: put a layer's M0 and U0 in its place."""
         seen[place] = x
-        if place not in layers:
+        if place not in self.layers:
             return
-        layer, unmerges, merges = layers[place], None, [self._merge(i, layers[place]) for i in range(self.k)]
+        layer, unmerges, merges = self.layers[place], None, [self._merge(i, self.layers[place]) for i in range(self.k)]
         if layer.reads is not None:
-            moments = [self._moments(i, layer, reads[i], seen) for i in range(self.k)]
+            moments = [self._moments(i, layer, reads, seen) for i in range(self.k)]
             unmerges = [self._unmerge(i, layer, merges[i], moments).to(self.like) for i in range(self.k)]
         self.net.replace(layer, merges, unmerges)
         weight, bias = self.net.body.get_submodule(place).fold()
         fitted = {f"{place}.weight": weight, f"{place}.bias": bias}
         self.merged.load_state_dict(fitted | self.net.tokens(), strict=False)
 
-    def _moments(self, i: int, layer: Layer, read: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Moments:
+    def _moments(self, i: int, layer: Layer, reads: Reads, seen: Mapping[str, Tensor]) -> Moments:
         """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""
-        target, of_task = read[layer.name], lambda place: seen[place].split(self.sizes)[i]
+        target, sizes = reads[i][layer.name], [len(read[layer.name]) for read in reads]
         if layer.adds_to:
             target = F.linear(target, self.net.backbones[i].get_submodule(layer.name).weight)
         if layer.adds_to and self.settings.corrected:
-            target = torch.cat([of_task(layer.adds_to), read[layer.adds_to] + target], -1)
-        return Moments.of(of_task(layer.name), target, self.weights[i][layer.name], self.batch_size)
+            target = torch.cat([seen[layer.adds_to].split(sizes)[i], reads[i][layer.adds_to] + target], -1)
+        return Moments.of(seen[layer.name].split(sizes)[i], target, self.weights[i][layer.name], self.batch_size)
 
     def _fit(self, i: int, moments: Sequence[Moments], rows: Tensor, off_task: float, off: Tensor | None = None,
              directions: Tensor | None = None) -> Tensor:
@@ -193,7 +218,7 @@ class _Start:
         return statistics.least_squares(parts, self.settings.ridge)
 
     def _unmerge(self, i: int, layer: Layer, merge: Tensor, moments: Sequence[Moments]) -> Tensor:
-        """U0_i (d_i, d*) of a layer: lines 6 to 9."""
+        """U0_i (d_i, d*) of a layer: lines 6 to 8."""
         own = self.net.backbones[i].get_submodule(layer.name)
         weight = own.weight.double()
         if layer.adds_to:
@@ -217,7 +242,7 @@ class _Start:
         moment, eye = self.moments[i][reader].cpu(), torch.eye(own.size).double()
         moment = moment + self.settings.ridge * moment.diagonal().mean() * eye  # no ties where the rows are few
         unit, wider = (1, 1) if merged.kind == "hidden" else (own.unit, merged.unit)
-        share = self._shares(merged.size // wider, merged.kind == "heads" and self.settings.heads)[i]
+        share = self._shares(merged.size // wider, merged.kind == "heads" and self.heads)[i]
         chosen = statistics.best_groups(moment, self.channels[i].get(reader, eye).cpu(), unit, len(share))
         matrix, inside = torch.zeros(merged.size, own.size), torch.arange(unit)
         matrix[share[:len(chosen), None] * wider + inside, chosen[:, None] * unit + inside] = 1.0

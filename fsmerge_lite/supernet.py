@@ -245,9 +245,9 @@ class SuperNet(nn.Module):
         with self._running(not unfolded):
             return self.architecture.features(self.body, x)
 
-    def forward(self, x: Tensor, unfolded: bool = False, *, explicit: bool = False) -> list[Tensor]:
-        """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i). `explicit` is `unfolded`."""
-        f = self.backbone(x, unfolded or explicit)
+    def forward(self, x: Tensor, unfolded: bool = False) -> list[Tensor]:
+        """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""
+        f = self.backbone(x, unfolded)
         return [output(f) for output in self.outputs]
 
     def features(self, x: Tensor, depths: Sequence[int | None], unfolded: bool = False

@@ -37,6 +37,11 @@ class Calibration:
         return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
 
 
+def a_few(n: int, most: int) -> Tensor:
+    """The places of at most `most` of n images, at random: copies of one image may stand at regular distances."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most]
+
+
 def absorbed_normalization(weight: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """(a W, W t): the first layer of a model of (p - mean) / std for pictures x in [-1, 1], p = (x + 1) / 2.
 

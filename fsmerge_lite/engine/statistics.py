@@ -116,3 +116,28 @@ def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tens
     for _ in range(min(count, len(groups))):
         chosen.append(min(sorted(groups.difference(chosen)), key=lambda g: unexplained([*chosen, g])))
     return torch.tensor(sorted(chosen))
+
+
+def lost(errors: Tensor, truth: Tensor, tokens: Tensor, channels: Tensor) -> float:
+    """E w e^T C e of errors e over that of the truth less its mean, (n, T, d), by `tokens` w (T,), `channels` C."""
+    missed, there = ((products(x, x, tokens) * channels).sum().item() for x in (errors, truth - truth.mean(0)))
+    return missed / there
+
+
+def divided(numbers: list[int], errors: Callable[[list[int]], list[float]]) -> list[int]:
+    """Numbers >= 1 of the same sum with a smaller sum of `errors`, which says the error of each.
+
+    One at a time goes from the place with the smallest error to that with the largest, as long as the sum falls.
+    """
+    tried, found = [numbers], errors(numbers)
+    while True:
+        giver = min((i for i, number in enumerate(numbers) if number > 1), key=found.__getitem__)
+        taker = found.index(max(found))
+        moved = [number - (i == giver) + (i == taker) for i, number in enumerate(numbers)]
+        if moved in tried:
+            return numbers
+        tried.append(moved)
+        after = errors(moved)
+        if sum(after) >= sum(found):
+            return numbers
+        numbers, found = moved, after

@@ -9,7 +9,7 @@ from torch import nn
 import fsmerge_lite as fsm
 from fsmerge_lite.engine.images import Calibration
 from fsmerge_lite.engine.running import inputs_of
-from fsmerge_lite.engine.statistics import best_groups, least_squares, sensitivity
+from fsmerge_lite.engine.statistics import best_groups, divided, least_squares, lost, sensitivity
 
 PLAIN = {"off_task": 0.0, "inner_off_task": 0.0, "floor": 1.0, "corrected": False}  # the first version of this start
 # The last three cannot be shared out, and are refused by name; a maximum is not linear in the stream.
@@ -110,6 +110,51 @@ def test_the_best_groups_are_those_that_tell_all(unit, best, unless):
     assert best_groups(x.T @ x / 100, errors.diag(), unit, len(best)).tolist() == best
     errors[[2, 3]] = 0  # errors there do not count
     assert not unless & set(best_groups(x.T @ x / 100, errors.diag(), unit, len(best)).tolist())
+
+
+def test_lost_is_the_part_of_the_features_that_is_wrong():
+    """For features that are linear in the tokens, f = J z, it is E ||J e||^2 over that of z less its mean."""
+    torch.manual_seed(0)
+    jacobian = torch.randn(1, 5, 4).double() * torch.randn(3, 1, 1).double()  # of every token; to one factor the same
+    tokens, channels = jacobian.square().sum((1, 2)), jacobian[0].T @ jacobian[0] / jacobian[0].square().sum()
+    z, e = (torch.randn(20, 3, 4).double() + shift for shift in (7, 0))
+    found, exact = lost(e, z, tokens, channels), [torch.einsum("tod, ntd -> nto", jacobian, x).square().sum().item()
+                                                  for x in (e, z - z.mean(0))]
+    assert found == pytest.approx(exact[0] / exact[1])
+
+
+@pytest.mark.parametrize("needs", [(1, 1), (5, 1), (1, 30), (2, 3), (1, 1e6)])
+def test_two_numbers_are_divided_as_no_others_are_better(needs):
+    def errors(numbers):
+        return [need / number for need, number in zip(needs, numbers)]
+    best = min(([n, 8 - n] for n in range(1, 8)), key=lambda numbers: sum(errors(numbers)))
+    assert divided([4, 4], errors) == best
+
+
+def test_more_numbers_keep_their_sum_and_none_falls_below_one():
+    tried = []
+
+    def errors(numbers):
+        tried.append(numbers)
+        return [need / number for need, number in zip((100, 1, 1, 1), numbers)]
+    assert divided([2, 2, 1, 1], errors) == [3, 1, 1, 1]
+    assert divided([1, 1, 1, 3], errors) == [3, 1, 1, 1]
+    assert all(sum(numbers) == 6 and min(numbers) == 1 for numbers in tried)
+
+
+@pytest.mark.parametrize("easy", [0, 1])
+def test_an_original_with_idle_heads_leaves_them_to_the_other(easy):
+    """The stream has room for both. One needs a head, the other needs three: more than an equal share."""
+    models, (into,), images = vits([12, 12], num_heads=4), vits([24], num_heads=4), images_of(pictures(80))
+    for i, model in enumerate(models):
+        for block in model.blocks:
+            block.attn.proj.weight.data *= 5
+            block.attn.proj.weight.data[:, 3 if i == easy else 9:] = 0  # nobody hears the other heads
+    nets = [fsm.fit_subspaces(fsm.SuperNet(models, rank=2, into=into), images, heads=heads)
+            for heads in (None, (1, 3) if easy == 0 else (3, 1))]
+    for p, q in zip(*(net.fold().parameters() for net in nets)):
+        torch.testing.assert_close(p, q)
+    assert nets[0].provenance[0]["heads"] is None
 
 
 def test_the_output_draws_the_features_for_other_heads_to_their_mean():
@@ -221,7 +266,7 @@ def test_folded_is_explicit_and_training_goes_on_from_there():
 
 
 @pytest.mark.parametrize(("k", "shares", "owners"), [
-    (4, None, [0, 1, 2, 3]), (2, None, [0, 0, 1, 1]), (2, (3, 1), [0, 0, 0, 1]), (2, (0.25, 0.75), [0, 1, 1, 1]),
+    (4, None, [0, 1, 2, 3]), (2, (1, 1), [0, 0, 1, 1]), (2, (3, 1), [0, 0, 0, 1]), (2, (0.25, 0.75), [0, 1, 1, 1]),
     (3, (1, 1, 2), [0, 1, 2, 2]), (2, (99, 1), [0, 0, 0, 1])])
 def test_every_original_has_its_share_of_the_heads(k, shares, owners):
     models, images = vits([12] * k, num_heads=4), images_of(pictures(32), k)
