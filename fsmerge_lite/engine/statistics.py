@@ -121,7 +121,7 @@ def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tens
 def lost(errors: Tensor, truth: Tensor, tokens: Tensor, channels: Tensor) -> float:
     """E w e^T C e of errors e over that of the truth less its mean, (n, T, d), by `tokens` w (T,), `channels` C."""
     missed, there = ((products(x, x, tokens) * channels).sum().item() for x in (errors, truth - truth.mean(0)))
-    return missed / there
+    return missed / max(there, torch.finfo(torch.float64).tiny)  # of one image there is nothing but the mean
 
 
 def divided(numbers: list[int], errors: Callable[[list[int]], list[float]]) -> list[int]:

@@ -278,6 +278,12 @@ def test_every_original_has_its_share_of_the_heads(k, shares, owners):
     assert net.provenance[0]["heads"] == (shares and list(shares))
 
 
+def test_one_image_of_each_task_is_enough_to_run():
+    models, images = vits([12, 12], num_heads=4), images_of(pictures(2))
+    net = fsm.fit_subspaces(fsm.SuperNet(models, rank=2), images)
+    assert all(f.isfinite().all() for f in net(images.images))
+
+
 def test_shipped_originals_merge_without_a_training_step():
     originals = fsm.load_originals("digits", "letters")
     images = fsm.calibration(originals, per_task=16, augmented=5)
