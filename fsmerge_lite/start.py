@@ -26,6 +26,7 @@ M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i
 """
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -61,7 +62,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
         off_task, inner_off_task: l at the output and inside, >= 0.
         floor: the part of a token's weight that all tokens have, 0 to 1; at 1 all tokens count the same.
         corrected: whether a layer that adds to the stream makes up for the errors before it; else T = P_i W_i x_i.
-        heads: the originals' shares of the heads of every block, k numbers > 0, such as (3, 1); None: line 9 decides.
+        heads: the originals' shares of the heads of every block, k numbers > 0, such as (3, 1); None: by need (9).
         batch_size: images at a time, >= 1. What one block computes for all images is in memory at once even so.
         progress: show a bar; None shows it in a terminal or notebook.
 
@@ -101,7 +102,7 @@ def _check_shares(net: SuperNet) -> None:
 
 
 class _Start:
-    """The fit of one SuperNet. A layer is fitted when its input arrives: one run, in line 9 more on a few images."""
+    """The fit of one SuperNet. A layer is fitted when its input arrives: in one run, and in trials for line 9."""
 
     def __init__(self, net: SuperNet, images: Calibration, batch_size: int, settings: dict):
         self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
@@ -146,20 +147,20 @@ class _Start:
     def run(self, progress: bool | None) -> None:
         """Fit all layers in the order of the forward, then the output."""
         *segments, through_merged = map(self.net.architecture.segments, (*self.net.backbones, self.merged))
-        own, merged, layers = self.own, torch.cat(self.own), self.net.graph.layers
+        own, merged, graph = self.own, torch.cat(self.own), self.net.graph
         for name, self.through in tqdm(through_merged.items(), desc="subspaces", disable=hidden_bar(progress)):
-            self.layers = {layer.name: layer for layer in layers if f"{layer.name}.".startswith(f"{name}.")}
+            self.layers = {layer.name: layer for layer in graph.layers if f"{layer.name}.".startswith(f"{name}.")}
             self.places = [*self.layers, *(layer.adds_to for layer in self.layers.values() if layer.adds_to)]
             reads = [inputs_of(backbone, self.places, partial(through[name], x))
                      for backbone, through, x in zip(self.net.backbones, segments, own)]
-            spaces = [self.net.graph.spaces[space] for layer in self.layers.values() for space in layer.writes]
-            if not self.settings.heads and any(space.kind == "heads" and space.heads > self.k for space in spaces):
-                self.heads = self._divided(name, spaces[0].heads, reads, merged)
+            heads = max((graph.spaces[s].heads for layer in self.layers.values() for s in layer.writes), default=1)
+            if heads > self.k and not self.settings.heads:
+                self.heads = self._divided(name, heads, reads, merged)
             merged, own = self._fitted(reads, merged), [read[None] for read in reads]
-        rows, one = zip(merged.split([len(f) for f in own]), own), torch.ones(())
-        moments = [Moments.of(u, f, one, self.batch_size) for u, f in rows]
-        eyes = [torch.eye(f.shape[1]).to(moments[0].gram) for f in own]
-        self.net.set_outputs([self._fit(i, moments, eye, self.settings.off_task) for i, eye in enumerate(eyes)])
+        parts, off_task = merged.split([len(f) for f in own]), self.settings.off_task
+        moments = [Moments.of(u, f, torch.ones(()), self.batch_size) for u, f in zip(parts, own)]
+        eyes = [torch.eye(len(m.target)).to(m.gram) for m in moments]
+        self.net.set_outputs([self._fit(i, moments, eye, off_task) for i, eye in enumerate(eyes)])
 
     def _fitted(self, reads: Reads, merged: Tensor) -> Tensor:
         """What a part of the merged model makes of `merged`; its layers are fitted to what the originals read there."""
@@ -168,19 +169,18 @@ class _Start:
 
     def _divided(self, name: str, heads: int, reads: Reads, merged: Tensor) -> list[int]:
         """Line 9: the number of heads of every original in block `name`, found on a few images."""
-        few, sizes = [a_few(len(x), FEW) for x in self.own], [len(x) for x in self.own]
+        few, parts = [a_few(len(x), FEW) for x in self.own], merged.split([len(x) for x in self.own])
         reads = [{place: x[at] for place, x in read.items()} for read, at in zip(reads, few)]
-        merged = torch.cat([x[at] for x, at in zip(merged.split(sizes), few)])
-        seen = self.net.graph.residual.seen
-        after = seen[seen.index(name) + 1]  # what reads the stream next
+        merged = torch.cat([x[at] for x, at in zip(parts, few)])
+        after = dict(pairwise(self.net.graph.residual.seen))[name]  # what reads the stream next
 
         def errors(numbers: list[int]) -> list[float]:
-            self.heads, lost = numbers, []
+            self.heads, found = numbers, []
             for i, z in enumerate(self._fitted(reads, merged).split([len(at) for at in few])):
                 true, principal = reads[i][None].double(), self.principal[i]
                 wrong = (true @ principal.T - z.double() @ self.directions[i]) @ principal
-                lost.append(statistics.lost(wrong, true, self.weights[i][after], self.channels[i][after]))
-            return lost
+                found.append(statistics.lost(wrong, true, self.weights[i][after], self.channels[i][after]))
+            return found
         return statistics.divided([len(share) for share in self._shares(heads)], errors)
 
     def _arrives(self, reads: Reads, seen: dict[str, Tensor], place: str, x: Tensor) -> None:

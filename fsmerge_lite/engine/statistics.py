@@ -119,15 +119,19 @@ def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tens
 
 
 def lost(errors: Tensor, truth: Tensor, tokens: Tensor, channels: Tensor) -> float:
-    """E w e^T C e of errors e over that of the truth less its mean, (n, T, d), by `tokens` w (T,), `channels` C."""
+    """E w e^T C e of `errors` e (n, T, d), over the same of the truth less its mean.
+
+    w (T,) are the weights of the `tokens`, C (d, d) those of the `channels`.
+    """
     missed, there = ((products(x, x, tokens) * channels).sum().item() for x in (errors, truth - truth.mean(0)))
     return missed / max(there, torch.finfo(torch.float64).tiny)  # of one image there is nothing but the mean
 
 
 def divided(numbers: list[int], errors: Callable[[list[int]], list[float]]) -> list[int]:
-    """Numbers >= 1 of the same sum with a smaller sum of `errors`, which says the error of each.
+    """Divide `numbers` anew such that the sum of `errors`, a function of them, is smaller.
 
-    One at a time goes from the place with the smallest error to that with the largest, as long as the sum falls.
+    One at a time goes from the place with the smallest error to that with the largest, as long as the sum falls. No
+    number falls below 1, and their sum stays.
     """
     tried, found = [numbers], errors(numbers)
     while True:
