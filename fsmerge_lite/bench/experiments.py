@@ -1,19 +1,19 @@
 """The experiments of the benchmarks: each is a list of cells, and the methods that run on every cell.
 
-The names of methods are those of the committed records. "FS-Merge" starts from the fitted subspaces. "FS-Merge, first"
-has the paper's loss and our form of its start. "quiet" is the off-task term.
+The names of methods are those of the committed records. "FS-Merge (paper)" is the published method, "FS-Merge (fitted)"
+starts from the fitted subspaces and has inner features and the off-task term in its loss.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 
 from ..architectures.vit import vit
-from ..compare.baselines import align, average, ensemble, regmean, slerp
+from ..compare.baselines import average, ensemble, regmean, slerp
 from ..compare.rotation import align_orthogonal
 from .methods import (
     DEPTHS,
     LR_ALL,
-    LR_FIRST,
     LR_HINTS,
     OFF_TASK,
     Cell,
@@ -39,48 +39,40 @@ class Experiment:
 
 
 FOUR = ("digits", "letters", "shapes", "textures")
-PAIRS = [("digits", "letters"), ("letters", "shapes"), ("shapes", "textures")]
-ORDERED = [pair for first, second in PAIRS for pair in ((first, second), (second, first))]
 STARTS = {"ridge": (1e-3, 3e-3, 3e-2, 0.1), "floor": (0.0, 0.1, 0.5, 1.0), "inner_off_task": (0.0, 0.01, 0.05),
           "off_task": (0.0, 0.1, 0.5), "corrected": (False,)}  # one change at a time from the start's own settings
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
 def lowdata(small: bool = False) -> Experiment:
-    """The main comparison: three pairs, both orders, 16, 50 and 100 images a task, three seeds."""
-    cells = [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100, 50) for tasks in ORDERED]
+    """The main comparison: all six pairs of four tasks, both orders, 16, 50 and 100 images a task, three seeds."""
+    cells = [Cell(tasks, images, seed) for several in ((16, 100), (50,)) for seed in range(3) for images in several
+             for tasks in permutations(FOUR, 2)]
     methods = {
         "originals (k models)": untrained(without_images(ensemble)),
         "average": untrained(without_images(average)),
         "slerp": untrained(without_images(slerp)),
         "regmean": untrained(regmean),
-        "align": untrained(align),
         "align, then regmean": untrained(align_regmean),
-        "distillation": distillation(),
-        "FS-Merge, first": fs_merge(LR_FIRST, "first", off_task=0.0, depths=()),
-        "FS-Merge": fs_merge(),
-        "distillation, same time": distillation(as_long_as="FS-Merge"),
-        "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
-    }
-    return Experiment([SMALL] if small else cells, methods)
-
-
-def pairs(small: bool = False) -> Experiment:
-    """Every pair of the four tasks in both orders, one seed; three and four models, three seeds: all rivals."""
-    cells = [Cell(FOUR[:k], 100, seed) for seed in range(3) for k in (3, 4)]
-    cells += [Cell(tasks, images) for images in (16, 100) for tasks in permutations(FOUR, 2)]
-    methods = {
-        "originals (k models)": untrained(without_images(ensemble)),
-        "align, then regmean": untrained(align_regmean),
-        "align, orthogonal": untrained(align_orthogonal),
         "align, orthogonal, then regmean": untrained(align_orthogonal_regmean),
         "distillation": distillation(),
         "FS-Merge (paper)": paper(),
         "FS-Merge (fitted), untrained": fs_merge(globally=False),
         "FS-Merge (fitted)": fs_merge(shared=True),
-        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
-        "distillation, our losses": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
         "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
+    }
+    return Experiment([SMALL] if small else cells, methods)
+
+
+def rivals(small: bool = False) -> Experiment:
+    """What if others are lent what FS-Merge (fitted) has? All six pairs, both orders, one seed."""
+    cells = [Cell(tasks, images) for images in (16, 100) for tasks in permutations(FOUR, 2)]
+    methods = {
+        "align, orthogonal": untrained(align_orthogonal),
+        "distillation": distillation(),
+        "distillation, our losses": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
+        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "FS-Merge (fitted)": fs_merge(shared=True),
     }
     return Experiment([SMALL] if small else cells, methods)
 
@@ -132,31 +124,39 @@ def sweep(small: bool = False) -> Experiment:
 
 
 def ablation(small: bool = False) -> Experiment:
-    """Each idea on its own, one change at a time from the main setting, or from the paper's `first`."""
+    """Each idea on its own: one change at a time, in what is trained, in the start and in the rivals."""
     cells = [Cell(tasks, images, seed) for seed in range(2)
              for tasks, images in ((("letters", "digits"), 16), (("shapes", "textures"), 100))]
-    paper = {"lr": LR_FIRST, "init": "first", "off_task": 0.0}
+    fitted = partial(fs_merge, shared=True)
+    start = partial(fs_merge, globally=False)
+    first_version = {"off_task": 0.0, "inner_off_task": 0.0, "floor": 1.0, "corrected": False, "heads": [1, 1]}
     methods = {
-        "first (paper)": fs_merge(**paper, depths=()),
-        "first, inner": fs_merge(**paper),
-        "first, inner, quiet": fs_merge(LR_FIRST, "first"),
-        "first, local": fs_merge(**paper, local=60, globally=False),
-        "first, local then global": fs_merge(**paper, local=60, depths=()),
-        "subspaces, untrained": fs_merge(globally=False),
-        "subspaces": fs_merge(off_task=0.0, depths=()),
-        "subspaces, quiet": fs_merge(depths=()),
-        "subspaces, inner": fs_merge(off_task=0.0),
-        "subspaces, inner, quiet = FS-Merge": fs_merge(),
-        "FS-Merge, local": fs_merge(local=60, globally=False),
-        "FS-Merge, local then global": fs_merge(local=60),
-        "FS-Merge, diagonal": fs_merge(structure="diagonal"),
-        "FS-Merge, rank 4": fs_merge(rank=4),
-        "FS-Merge, rank 32": fs_merge(rank=32),
-        "subspaces, inner, quiet, all weights": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "FS-Merge (paper)": paper(),
+        "paper, inner": paper(depths=DEPTHS),
+        "paper, inner, off-task": paper(depths=DEPTHS, off_task=OFF_TASK),
+        "paper, local": paper(local=60, globally=False),
+        "paper, local then global": paper(local=60),
+        "start": start(),
+        "start, equal heads": start(start={"heads": [1, 1]}),
+        "start, not corrected": start(start={"corrected": False}),
+        "start, tokens alike": start(start={"floor": 1.0}),
+        "start, no off-task": start(start={"off_task": 0.0, "inner_off_task": 0.0}),
+        "start, none of these": start(start=first_version),
+        "FS-Merge (fitted)": fitted(),
+        "fitted, no off-task": fitted(off_task=0.0),
+        "fitted, no inner": fitted(depths=()),
+        "fitted, neither": fitted(off_task=0.0, depths=()),
+        "fitted, local": fitted(local=60, globally=False),
+        "fitted, local then global": fitted(local=60),
+        "fitted, diagonal": fs_merge(structure="diagonal"),
+        "fitted, rank 4": fitted(rank=4),
+        "fitted, rank 32": fitted(rank=32),
+        "fitted, not shared": fs_merge(),
+        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
         "distillation": distillation(),
         "distillation from average": distillation(init="average"),
-        "distillation, inner (hints)": all_weights(LR_HINTS, "first", depths=DEPTHS),
-        "distillation, inner, quiet": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
+        "distillation, inner": all_weights(LR_HINTS, "first", depths=DEPTHS),
+        "distillation, our losses": all_weights(LR_HINTS, "first", off_task=OFF_TASK, depths=DEPTHS),
     }
     return Experiment([SMALL] if small else cells, methods)
 
@@ -168,9 +168,11 @@ def many(small: bool = False) -> Experiment:
         "originals (k models)": untrained(without_images(ensemble)),
         "average": untrained(without_images(average)),
         "distillation": distillation(),
-        "FS-Merge": fs_merge(),
-        "FS-Merge, in sequence": in_sequence(fs_merge()),
-        "distillation, same time": distillation(as_long_as="FS-Merge"),
+        "FS-Merge (paper)": paper(),
+        "FS-Merge (fitted), untrained": fs_merge(globally=False),
+        "FS-Merge (fitted)": fs_merge(shared=True),
+        "FS-Merge (fitted), in sequence": in_sequence(fs_merge(shared=True)),
+        "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
     }
     return Experiment([replace(SMALL, tasks=FOUR[:3])] if small else cells, methods)
 
@@ -180,11 +182,11 @@ def longer(small: bool = False) -> Experiment:
     cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
     methods = {
         "distillation": distillation(),
-        "distillation, three times the steps": distillation(times=3),  # about the wall time of FS-Merge
-        "FS-Merge": fs_merge(),
-        "FS-Merge, rank 32": fs_merge(rank=32),
-        "FS-Merge, quiet 1": fs_merge(off_task=1.0),
-        "all weights from the same start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "distillation, three times the steps": distillation(times=3),
+        "FS-Merge (fitted)": fs_merge(shared=True),
+        "fitted, rank 32": fs_merge(rank=32, shared=True),
+        "fitted, off-task 1": fs_merge(off_task=1.0, shared=True),
+        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
     }
     return Experiment([replace(SMALL, tasks=FOUR)] if small else cells, methods)
 
@@ -196,11 +198,11 @@ def widths(small: bool = False) -> Experiment:
     sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
     methods = {"originals (k models)": untrained(without_images(ensemble))}
     for dim, into in sizes.items():
-        methods |= {f"FS-Merge, first @ {dim}": fs_merge(LR_FIRST, "first", off_task=0.0, depths=(), into=into),
-                    f"FS-Merge @ {dim}": fs_merge(into=into)}
+        methods |= {f"FS-Merge (paper) @ {dim}": paper(into=into),
+                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
     return Experiment([replace(SMALL, tasks=pairs[0])] if small else cells, methods)
 
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
     experiment.__name__: experiment
-    for experiment in (lowdata, pairs, ablation, sweep, many, longer, widths, room, heads)}
+    for experiment in (lowdata, rivals, ablation, sweep, many, longer, widths, room, heads)}

@@ -195,9 +195,10 @@ def fs_merge(lr: float = LR_SUBSPACES, init: str = "subspaces", local: int = 0, 
 
 
 def paper(lr: float = LR_PAPER, **options) -> Method:
-    """The published method (`recipe`: its form of M and U, its start, loss and schedule) on the images of the cell."""
-    return fs_merge(lr, "paper_first", off_task=0.0, depths=(), shared=True, scaled=False, warmup=0.3, anneal="linear",
-                    clip=math.inf, **options)
+    """The published method: its form of M and U, its start, loss and schedule, on the images of the cell."""
+    published = {"init": "paper_first", "shared": True, "off_task": 0.0, "depths": (), "scaled": False, "warmup": 0.3,
+                 "anneal": "linear", "clip": math.inf}
+    return fs_merge(lr, **published | options)
 
 
 @method
