@@ -13,12 +13,13 @@ from .methods import cell_of
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
           "room": ("width", "width of the merged model"),
           "longer": ("steps", "training steps")}
-PAIR_RIVALS = ("distillation", "distillation, same time", "distillation, our losses",
-               "all weights from the fitted start", "FS-Merge (paper)", "align, orthogonal, then regmean")
-RIVALS = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
+MAIN = "FS-Merge (fitted)"
+RIVALS = ("distillation", "distillation, same time", "FS-Merge (paper)", "align, orthogonal, then regmean",
+          "FS-Merge (fitted), untrained")
+LENT = ("distillation, our losses", "all weights from the fitted start", "distillation")
 # Rows of the ablation that differ only in what is trained, and the two baselines.
-TRAINED = ("FS-Merge, diagonal", "FS-Merge, rank 4", "subspaces, inner, quiet = FS-Merge", "FS-Merge, rank 32",
-           "subspaces, inner, quiet, all weights", "first (paper)", "distillation")
+TRAINED = ("fitted, diagonal", "fitted, rank 4", "FS-Merge (fitted)", "fitted, not shared", "fitted, rank 32",
+           "all weights from the fitted start", "FS-Merge (paper)", "distillation")
 
 
 def frame(records: Sequence[dict]) -> pd.DataFrame:
@@ -135,21 +136,15 @@ def kept_of(records: Sequence[dict]) -> pd.DataFrame:
         "kept", ["tasks", "method"], "width", sort=False)
 
 
-def main_records(name: str, records: Sequence[dict]) -> list[dict]:
-    """The records that the main table of a benchmark is of: in `pairs` not those of three and four models."""
-    return [record for record in records if name != "pairs" or record["k"] == 2]
-
-
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     """Write `out`/NAME.md and the figures `out`/NAME-*.png of a benchmark's records. Returns the text."""
     by, label = VARIED.get(name, ("images", "real images a task"))
-    means, drawn = summary(main_records(name, records), by), {}
+    means, drawn = summary(records, by), {}
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
     if name in ("lowdata", *VARIED):
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
-    if name == "pairs":
-        text += f"\n{comparisons(main_records(name, records), 'FS-Merge (fitted)', PAIR_RIVALS)}\n"
-        text += f"\n{by_merge(records)}\n"
+    if name == "rivals":
+        text += f"\n{comparisons(records, MAIN, LENT)}\n\n{by_merge(records)}\n"
     elif name == "heads":
         text += f"\nModel 1 stands first.\n\n{by_merge(records, ordered=True)}\n"
     elif name == "room":
@@ -157,11 +152,11 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"
         drawn = {"kept": figures.room(kept)}
     elif name == "lowdata":
-        text += f"\n{comparisons(records, 'FS-Merge', RIVALS)}\n"
-        orders = both_orders(records, ("distillation", "FS-Merge, first", "FS-Merge"))
+        text += f"\n{comparisons(records, MAIN, RIVALS)}\n\n{by_merge(records)}\n"
+        orders = both_orders(records, ("distillation", "FS-Merge (paper)", MAIN))
         drawn |= {} if orders.empty else {"orders": figures.panels(orders)}
     elif name == "many":
-        tasks = by_task(records, ("FS-Merge", "FS-Merge, in sequence", "distillation, same time"))
+        tasks = by_task(records, (MAIN, "FS-Merge (fitted), in sequence", "distillation, same time"))
         text += "\nAccuracy on each task after the merge of so many models:\n\n"
         text += f"{markdown(tasks.add_suffix(' models'))}\n"
         text += f"\nWhat it took:\n\n{costs(means)}\n"

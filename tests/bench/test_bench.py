@@ -181,7 +181,7 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
 
 
-@pytest.mark.parametrize("name", ["lowdata", "pairs", "many", "longer", "widths", "room", "heads", "sweep"])
+@pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep"])
 def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
@@ -190,16 +190,15 @@ def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     text = results.write_results(name, records, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == text and f"bench {name}" in text
     figures = {"lowdata": ["images"], "many": ["forgetting", "k"], "longer": ["steps"],
-               "widths": ["width"], "room": ["kept"], "sweep": [], "pairs": [], "heads": []}
+               "widths": ["width"], "room": ["kept"], "sweep": [], "rivals": [], "heads": []}
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"{name}-{figure}.png" for figure in figures[name]]
 
 
 def test_the_ablation_runs_small(tmp_path):
     records = runner.run("ablation", tmp_path, small=True)
     by_name = {r["method"]: r for r in records}
-    assert by_name["FS-Merge, diagonal"]["trained"] < by_name["FS-Merge, rank 4"]["trained"] < by_name[
-        "FS-Merge, rank 32"]["trained"]
-    assert by_name["subspaces, untrained"]["trained"] == 0
+    trained = [by_name[f"fitted, {what}"]["trained"] for what in ("diagonal", "rank 4", "rank 32")]
+    assert trained == sorted(trained) and len(set(trained)) == 3 and by_name["start"]["trained"] == 0
     results.write_results("ablation", records, tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["ablation-bars.png", "ablation-parameters.png"]
 
@@ -242,11 +241,11 @@ def test_committed_records_are_whole_and_their_tables_say_what_they_say(name):
         (cell, method) for cell in experiment.cells for method in experiment.methods]
     by, _ = results.VARIED.get(name, ("images", ""))
     text = file.with_suffix(".md").read_text()
-    main = records if name != "pairs" else [record for record in records if len(record["tasks"]) == 2]
-    assert results.table(results.summary(main, by)) in text
-    if name == "lowdata":
-        assert results.comparisons(records, "FS-Merge", results.RIVALS) in text
-    if name in ("pairs", "heads"):
+    assert results.table(results.summary(records, by)) in text
+    if name in ("lowdata", "rivals"):
+        others = results.RIVALS if name == "lowdata" else results.LENT
+        assert results.comparisons(records, results.MAIN, others) in text
+    if name in ("lowdata", "rivals", "heads"):
         assert results.by_merge(records, ordered=name == "heads") in text
     if name == "room":
         assert results.markdown(results.kept_of(records)) in text
@@ -255,8 +254,8 @@ def test_committed_records_are_whole_and_their_tables_say_what_they_say(name):
 
 
 def test_the_readme_has_the_committed_numbers():
-    records = runner.load_records(ROOT / "benchmarks" / "results" / "pairs.json")
-    found = results.summary([record for record in records if record["k"] == 2])
+    records = runner.load_records(ROOT / "benchmarks" / "results" / "lowdata.json")
+    found = results.summary(records)
     rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
     checked = 0
     for _, method, *cells, _ in rows:
