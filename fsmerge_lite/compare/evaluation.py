@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..engine.images import other_order, task_names
 from ..engine.running import to_device
 
 
@@ -90,15 +91,16 @@ def evaluate(model: Callable[[Tensor], Tensor | list[Tensor]], tasks: Sequence[T
     Args:
         model: maps images (B, C, H, W) to k logit tensors (B, classes_i), or to one tensor when k = 1.
         tasks: the k tasks, in the order of the heads.
-        limit: use only the first so many test images of a task.
+        limit: use only the first so many test images of a task, >= 1.
 
     Raises:
-        ValueError: as many heads as tasks are needed.
+        ValueError: not as many heads as tasks, a head with other than as many outputs as its task has classes, labels
+            that a head has no output for, logits that are not finite, or tasks in another order than the model's.
     """
-    names = _names(tasks)
+    names = _names(model, tasks, limit)
     right, joint_right, total = {}, 0, 0
-    for i, (name, task) in enumerate(zip(names, tasks)):
-        heads, labels = _test(model, task, len(tasks), limit)
+    for i, name in enumerate(names):
+        heads, labels = _test(model, tasks, i, limit)
         right[name] = _percent(heads[i], labels)
         offset = sum(head.shape[1] for head in heads[:i])
         joint_right += (torch.cat(heads, 1).argmax(1) == labels + offset).sum().item()
@@ -106,22 +108,47 @@ def evaluate(model: Callable[[Tensor], Tensor | list[Tensor]], tasks: Sequence[T
     return Scores(right, 100 * joint_right / total)
 
 
-def _test(model: Callable, task: Task, k: int, limit: int | None) -> tuple[list[Tensor], Tensor]:
-    """The logits of all heads for the test images of a task, and their labels."""
-    images, labels = (part[:limit] for part in task.test())
+def _test(model: Callable, tasks: Sequence[Task], i: int, limit: int | None) -> tuple[list[Tensor], Tensor]:
+    """The logits of all heads for the test images of task i, and their labels."""
+    images, labels = (part[:limit] for part in tasks[i].test())
+    if not len(labels):
+        raise ValueError(f"task {tasks[i].name} has no test images")
     heads = logits(model, images)
-    if len(heads) != k:
-        raise ValueError(f"the model has {len(heads)} heads, but {k} tasks were given")
+    if len(heads) != len(tasks):
+        raise ValueError(f"the model has {len(heads)} heads, but {len(tasks)} tasks were given")
+    broken = [j for j, head in enumerate(heads, 1) if not head.isfinite().all()]
+    if broken:
+        raise ValueError(f"the logits of head {broken[0]} for the images of {tasks[i].name} are not finite; look for "
+                         "NaN, infinite or very large numbers in the weights and the images")
+    _check_classes(tasks[i], i, heads[i].shape[1], labels)
     return heads, labels
+
+
+def _check_classes(task: Task, i: int, outputs: int, labels: Tensor) -> None:
+    """Refuse a task that head i has too few or too many outputs for."""
+    classes = getattr(task, "classes", ())
+    if classes and outputs != len(classes):
+        raise ValueError(f"head {i + 1} has {outputs} outputs, but its task {task.name} has {len(classes)} classes; "
+                         "give the tasks in the order of the heads, each the one that its head was trained on")
+    if labels.min() < 0 or labels.max() >= outputs:
+        raise ValueError(f"task {task.name} has labels from {labels.min()} to {labels.max()}, but head {i + 1} has "
+                         f"outputs 0 to {outputs - 1}")
 
 
 def _percent(head: Tensor, labels: Tensor) -> float:
     return 100 * (head.argmax(1) == labels).float().mean().item()
 
 
-def _names(tasks: Sequence[Task]) -> list[str]:
+def _names(model: Callable, tasks: Sequence[Task], limit: int | None) -> list[str]:
+    """What tables call the tasks, each name once."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 test image of a task, or None for all; got {limit}")
     if not tasks or any(task is None for task in tasks):
         raise ValueError("evaluate needs a task for every head; an Original made without task= has none")
+    given, own = [task.name for task in tasks], task_names(model)
+    if other_order(given, own):
+        raise ValueError(f"the tasks are {', '.join(given)}, but the model's heads are for {', '.join(own)}; both need "
+                         "the same order")
     names: list[str] = []
     for task in tasks:
         names.append(_unique(task.name, names))
@@ -174,12 +201,12 @@ def path(start: nn.Module, end: nn.Module, tasks: Sequence[Task], steps: int = 1
             (`alone` makes one of a single original), or two `Original` of one task.
         tasks: the k tasks, in the order of the heads.
         steps: how many t, evenly from 0 to 1, >= 2.
-        limit: use only the first so many test images of a task.
+        limit: use only the first so many test images of a task, >= 1.
 
     Raises:
-        ValueError: weights that do not fit together, steps < 2, or not as many heads as tasks.
+        ValueError: weights that do not fit together, steps < 2, or as for `evaluate`.
     """
-    names, first, last = _names(tasks), start.state_dict(), end.state_dict()
+    names, first, last = _names(start, tasks, limit), start.state_dict(), end.state_dict()
     unlike = [n for n in first | last if n not in first or n not in last or first[n].shape != last[n].shape]
     if unlike:
         raise ValueError(f"no straight line between models that differ in {unlike[0]} ({len(unlike)} tensors in all); "
@@ -190,8 +217,8 @@ def path(start: nn.Module, end: nn.Module, tasks: Sequence[Task], steps: int = 1
     losses, accuracies = {name: [] for name in names}, {name: [] for name in names}
     for t in ts:
         model.load_state_dict({name: p.lerp(last[name].to(p), t) for name, p in first.items()})
-        for i, (name, task) in enumerate(zip(names, tasks)):
-            heads, labels = _test(model, task, len(tasks), limit)
+        for i, name in enumerate(names):
+            heads, labels = _test(model, tasks, i, limit)
             losses[name].append(F.cross_entropy(heads[i], labels).item())
             accuracies[name].append(_percent(heads[i], labels))
     return Path(ts, losses, accuracies)

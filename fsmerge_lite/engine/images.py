@@ -1,4 +1,6 @@
 """Unlabeled images whose task is known: what everything here is fitted to."""
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,13 +9,30 @@ from torch import Tensor
 
 from .files import fingerprint
 
+JOINED = " + ".join  # the names of tasks that have one owner
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """Unlabeled images whose task is known: images (n, 3, H, W) in [-1, 1], and owner (n,), the task's place 0..k-1."""
+    """Unlabeled images whose task is known.
+
+    Args:
+        images: (n, C, H, W) in [-1, 1], or (n, ...) of what else the originals read; floats.
+        owner: (n,), the task's place 0..k-1; integers.
+        names: what the k tasks are called, if known; `same_tasks` then sees when they are in another order.
+
+    Raises:
+        ValueError: what is none of these, is not finite, or is pictures in [0, 255]. Pictures that look like [0, 1]
+            are warned of.
+    """
 
     images: Tensor
     owner: Tensor
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_owner(self.owner, len(self.images), self.names)
+        _check_images(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -34,7 +53,34 @@ class Calibration:
         groups, k = list(groups), int(self.owner.max()) + 1
         if len(groups) != k or set(groups) != set(range(len(set(groups)))):
             raise ValueError(f"groups must name one of 0, 1, ... for each of {k} tasks, none left out; got {groups}")
-        return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner])
+        joined = [[name for name, own in zip(self.names, groups) if own == group] for group in range(max(groups) + 1)]
+        return Calibration(self.images, torch.tensor(groups, device=self.owner.device)[self.owner],
+                           tuple(map(JOINED, joined)) if self.names else ())
+
+
+def _check_owner(owner: Tensor, n: int, names: Sequence[str]) -> None:
+    if not n or owner.shape != (n,) or owner.dtype not in (torch.int64, torch.int32) or owner.min() < 0:
+        lowest = f" from {owner.min()}" if owner.numel() else ""
+        raise ValueError("owner must hold the place of the task, 0, 1, ..., of every image, and there must be one; got "
+                         f"{owner.dtype} {tuple(owner.shape)}{lowest} for {n} images")
+    if names and len(names) != int(owner.max()) + 1:
+        raise ValueError(f"the images are of {int(owner.max()) + 1} tasks, but {len(names)} names were given: {names}")
+
+
+def _check_images(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}; of bytes make images / 127.5 - 1")
+    low, high = (end.item() for end in images.aminmax())  # NaN if any is
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError(f"images must be finite, got numbers from {low} to {high}")
+    if images.dim() != 4:
+        return  # no pictures
+    if max(-low, high) > 20:
+        raise ValueError(f"images go from {low:g} to {high:g}, but models here read [-1, 1]; of numbers up to 255 make "
+                         "images / 127.5 - 1")
+    if low >= 0 and images.numel() > 100:
+        warnings.warn(f"images go from {low:g} to {high:g}; they look like [0, 1], but models here read [-1, 1]: make "
+                      "them 2 * images - 1", stacklevel=4)
 
 
 def a_few(n: int, most: int) -> Tensor:
@@ -56,10 +102,27 @@ def absorbed_normalization(weight: Tensor, mean: Sequence[float], std: Sequence[
 
 
 def same_tasks(originals: Sequence, images: Calibration) -> None:
-    """Refuse images of another number of tasks than there are originals, or none of a task."""
+    """Refuse images of another number of tasks than there are originals, none of a task, or in another order."""
     k = int(images.owner.max()) + 1
     if k != len(originals):
         raise ValueError(f"the images are of {k} tasks, but there are {len(originals)} originals")
     missing = set(range(k)) - set(images.owner.tolist())
     if missing:
         raise ValueError(f"there is no image of task {min(missing)} (from 0); every original needs some of its own")
+    names = tuple(JOINED(task_names(original)) for original in originals)
+    if other_order(images.names, names):
+        raise ValueError(f"the images are of {', '.join(images.names)}, but the originals are of {', '.join(names)}; "
+                         "both need the same order")
+
+
+def task_names(model: object) -> tuple[str, ...]:
+    """What the tasks of a model are called: of its task, of its heads, or of the originals that stand side by side."""
+    if hasattr(model, "originals"):
+        return tuple(name for original in model.originals for name in task_names(original))
+    name = getattr(getattr(model, "task", None), "name", None)
+    return tuple(getattr(model, "names", ())) if name is None else (name,)
+
+
+def other_order(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether these are the same names in another order."""
+    return sorted(names) == sorted(others) and list(names) != list(others)

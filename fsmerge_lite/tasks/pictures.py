@@ -1,89 +1,178 @@
-"""Tasks of your own pictures: image folders, and torchvision's datasets."""
+"""Tasks of your own pictures: image folders, torchvision's datasets, and pictures without classes."""
+import difflib
 import inspect
-from collections.abc import Sized
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from .drawing import SIZE
+from .folders import SUFFIXES, inspect_folder, listed, pictures_in, some
+from .reading import cropped, open_picture, to_tensor
 from .task import Task, pick
 
 
-def folder_task(path: str | Path, size: int = SIZE, name: str | None = None, test_size: int = 1000) -> Task:
-    """A task from image folders: `path`/train/CLASS/*.png and `path`/test/CLASS/*.png (or val; or jpg, ...).
+def folder_task(path: str | Path, size: int = SIZE, name: str | None = None, test_size: int = 1000,
+                transform: Callable | None = None, channels: int = 3, classes: Sequence[str] | None = None) -> Task:
+    """A task from image folders: `path`/train/CLASS/*.png and `path`/test/CLASS/*.png (or jpg, ...).
+
+    Instead of test there may be val, valid or validation; test is preferred. Without any of them, the pictures of every
+    class are split 4 : 1 at random, for good. Without train, `path` holds the classes themselves, and is split too.
+    Pictures are turned as their EXIF says, transparency is put on white, and grey of 16 bits or floats is scaled.
+    `inspect_folder(path)` says beforehand what is found.
 
     Args:
-        path: the folder; where it holds the classes themselves, their images are split 4 : 1 at random, for good.
-        size: pictures are resized and centre-cropped to size x size pixels.
+        path: the folder.
+        size: H = W of the images, in pixels, >= 1.
         name: what tables call it; the folder's name by default.
-        test_size: at most so many test images are scored, drawn at random, always the same ones.
+        test_size: at most so many test images are scored, drawn at random, always the same ones, >= 1.
+        transform: maps a PIL image (RGB, or L for one channel) to a float32 tensor (channels, size, size) in [-1, 1],
+            without randomness. None resizes the shorter side to `size` pixels and cuts out the middle.
+        channels: 3 for RGB, 1 for grey.
+        classes: the names of the classes in the order of the head's outputs; None sorts them.
 
     Raises:
-        FileNotFoundError: no such folder, or no pictures in it.
-        ValueError: train and test have different classes.
+        FileNotFoundError: no such folder, or no pictures in it or in one of its classes.
+        ValueError: a layout that is not one of these, other classes than there are, a number outside its range; and,
+            when images are drawn, pictures that cannot be read, or a transform that gives something else.
     """
-    from torchvision import datasets  # takes a while to import
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder; expected {path}/train/CLASS/*.png and {path}/test/CLASS/*.png")
-    held_out = next((split for split in ("test", "val") if (path / split).is_dir()), None)
-    if held_out and (path / "train").is_dir():
-        train, test = (datasets.ImageFolder(path / split) for split in ("train", held_out))
-        if train.classes != test.classes:
-            raise ValueError(f"{path} has classes {train.classes} in train, but {test.classes} in {held_out}")
-        return _dataset_task(name or path.name, tuple(train.classes), train, test, size, test_size)
-    every = datasets.ImageFolder(path)
-    parts = torch.utils.data.random_split(every, [0.8, 0.2], torch.Generator().manual_seed(0))
-    return _dataset_task(name or path.name, tuple(every.classes), *parts, size, test_size)
+    found = inspect_folder(path)
+    if not found.classes:
+        raise ValueError(f"{path} holds {found.layout}; expected {path}/train/CLASS/*.png and .../test/CLASS/*.png, or "
+                         "the classes themselves. For pictures without classes there is unlabeled_task")
+    _warn(path, found.left_out)
+    train, test = ([(file, label) for label, files in enumerate(part.values()) for file in files]
+                   for part in (found.train, found.test))  # both have the same classes, sorted
+    return _task(name or _name(path), found.classes, train, test, size, test_size, transform, channels, classes)
 
 
-def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download: bool = False,
-                     test_size: int = 1000) -> Task:
+def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download: bool = False, test_size: int = 1000,
+                     name: str | None = None, transform: Callable | None = None, channels: int = 3,
+                     classes: Sequence[str] | None = None) -> Task:
     """A task from one of torchvision's datasets that take `train=`: "MNIST", "CIFAR10", "CIFAR100", "FashionMNIST"...
 
     Args:
         dataset: the name of a class in `torchvision.datasets`.
         root: where its files are, as torchvision lays them out.
-        size: pictures are resized and centre-cropped to size x size pixels.
+        size, test_size, transform, channels, classes: as for `folder_task`.
         download: let torchvision fetch what is missing.
-        test_size: at most so many test images are scored, drawn at random, always the same ones.
+        name: what tables call it; the dataset's name in small letters by default.
 
     Raises:
-        ValueError: torchvision has no such dataset, or it takes no `train=`.
+        ValueError: torchvision has no such dataset, or it takes no `train=`; and as for `folder_task`.
         RuntimeError: the files are not there (torchvision's own message).
     """
     from torchvision import datasets  # takes a while to import
-    kind = getattr(datasets, dataset, None)
-    if kind is None or "train" not in inspect.signature(kind).parameters:
-        raise ValueError(f"torchvision.datasets has no {dataset!r} that takes train=; image folders: folder_task")
-    train, test = (kind(root, train=train, download=download) for train in (True, False))
-    return _dataset_task(dataset.lower(), tuple(map(str, train.classes)), train, test, size, test_size)
+    kinds = {kind: each for kind, each in inspect.getmembers(datasets, inspect.isclass) if _takes_train(each)}
+    if dataset not in kinds:
+        raise ValueError(f"torchvision.datasets has no {dataset!r} that takes train={_nearest(dataset, kinds)}; there "
+                         f"are {', '.join(kinds)}, and folder_task for image folders")
+    train, test = (kinds[dataset](root, train=train, download=download) for train in (True, False))
+    labels = getattr(train, "classes", None) or sorted(set(map(int, train.targets)))
+    return _task(name or dataset.lower(), tuple(map(str, labels)), train, test, size, test_size, transform, channels,
+                 classes)
 
 
-def _dataset_task(name: str, classes: tuple[str, ...], train: Sized, test: Sized, size: int, test_size: int) -> Task:
-    """The task of a torchvision dataset's pictures."""
-    picture = v2.Compose([v2.RGB(), v2.Resize(size), v2.CenterCrop(size), v2.ToImage(),
-                          v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
-    pictures = _Pictures(name, train, test, picture)
-    return Task(name, classes, pictures.draw, size, test_size=min(test_size, len(test)), train_size=len(train))
+def unlabeled_task(path: str | Path, size: int = SIZE, name: str | None = None, transform: Callable | None = None,
+                   channels: int = 3) -> Task:
+    """All pictures in a folder and below, without classes: images for `calibration`, and nothing to test on.
+
+    Args:
+        path: the folder.
+        size, name, transform, channels: as for `folder_task`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no pictures in it.
+        ValueError: as for `folder_task`; and when test images are asked for.
+    """
+    left_out = Counter()
+    files = pictures_in(Path(path), left_out)
+    if not files:
+        raise FileNotFoundError(f"no pictures in {path}, or no such folder; expected files that end in "
+                                f"{', '.join(SUFFIXES)}; left out: {listed(left_out) or 'nothing'}")
+    _warn(path, left_out)
+    return _task(name or _name(path), (), [(file, -1) for file in files], (), size, 1, transform, channels, None)
 
 
-@dataclass(frozen=True)
+def _name(path: str | Path) -> str:
+    return Path(path).name or Path(path).resolve().name
+
+
+def _warn(path: str | Path, left_out: Mapping[str, int]) -> None:
+    if left_out:
+        warnings.warn(f"{path}: left out {listed(left_out)}; what is read ends in {', '.join(SUFFIXES)}", stacklevel=3)
+
+
+def _takes_train(kind: type) -> bool:
+    """Whether a dataset can be made of root, train and download alone."""
+    given, parameters = ("root", "train", "download"), inspect.signature(kind).parameters
+    needed = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return set(given) <= set(parameters) and set(needed) <= set(given)
+
+
+def _nearest(name: object, names: Iterable[str]) -> str:
+    """A question for the nearest of these names, if one is near."""
+    names = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(str(name).lower(), names, 1)
+    return f" (did you mean {names[near[0]]!r}?)" if near else ""
+
+
+def _places(name: str, have: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The head's output of each label: where the classes stand in the wanted order."""
+    missing = [repr(each) for each in have if each not in wanted]
+    unknown = [f"{each!r}{_nearest(each, have)}" for each in wanted if each not in have]
+    if missing or unknown or len(wanted) != len(have):
+        raise ValueError(f"classes must name each of the {len(have)} classes of {name} once, in the order of the "
+                         f"head's outputs; got {len(wanted)}, missing: {some(missing) or 'none'}, "
+                         f"unknown: {some(unknown) or 'none'}")
+    return [list(wanted).index(each) for each in have]
+
+
+def _task(name: str, have: tuple[str, ...], train: Sequence, test: Sequence, size: int, test_size: int,
+          transform: Callable | None, channels: int, classes: Sequence[str] | None) -> Task:
+    """The task of pairs of a file or picture and a label."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels!r}")
+    if not all(isinstance(number, int) and number >= 1 for number in (size, test_size)):
+        raise ValueError(f"size and test_size must be whole numbers of at least 1, got {size!r} and {test_size!r}")
+    classes = have if classes is None else tuple(classes)
+    pictures = _Pictures(name, train, test, _places(name, have, classes), transform or cropped(size, channels),
+                         (channels, size, size))
+    return Task(name, classes, pictures.draw, size, min(test_size, len(test)), len(train), channels)
+
+
+@dataclass(frozen=True, eq=False)
 class _Pictures:
-    """Training and test pictures of torchvision's datasets, read when they are drawn."""
+    """Training and test pictures, read when they are drawn; of shape (C, H, W)."""
 
     name: str
-    train: Sized
-    test: Sized
-    picture: v2.Transform
+    train: Sequence
+    test: Sequence
+    places: Sequence[int]  # the head's output of each label; none without classes
+    transform: Callable
+    shape: tuple[int, int, int]
 
     def draw(self, n: int, generator: torch.Generator, split: str) -> tuple[Tensor, Tensor]:
         data = self.test if split == "test" else self.train
+        return pick(n, 0, len(data), generator, f"{self.name} ({split})", lambda rows: self.read(data, rows.tolist()))
 
-        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-            pairs = [data[row] for row in rows.tolist()]
-            return torch.stack([self.picture(image) for image, _ in pairs]), torch.tensor([y for _, y in pairs])
-        return pick(n, 0, len(data), generator, f"{self.name} ({split})", read)
+    def read(self, data: Sequence, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        images, labels, broken = [], [], []
+        for row in rows:
+            source, label = data[row]
+            what = source if isinstance(source, Path) else f"picture {row} of {self.name}"
+            try:
+                picture = open_picture(source, self.shape[0])
+            except Exception as error:  # Pillow raises many kinds
+                broken.append(f"{what} ({error})")
+                continue
+            images.append(to_tensor(self.transform, picture, self.shape, what))
+            labels.append(self.places[label] if self.places else label)
+        if broken:
+            raise ValueError(f"{len(broken)} of {len(rows)} pictures cannot be read: {some(broken)}. Replace them "
+                             "or take them away, and make the task again")
+        return torch.stack(images), torch.tensor(labels)

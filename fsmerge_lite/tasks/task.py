@@ -23,11 +23,12 @@ class Task:
 
     Args:
         name: what tables and figures call it.
-        classes: the names of the classes; label c is `classes[c]`.
-        draw: `draw(n, generator, split)` gives images (n, 3, H, W) in [-1, 1] and labels (n,).
+        classes: the names of the classes; label c is `classes[c]`. None of them: the images have no labels.
+        draw: `draw(n, generator, split)` gives images (n, C, H, W) in [-1, 1] and labels (n,).
         size: H = W in pixels.
         test_size: how many held-out images `test()` gives.
         train_size: how many real training images there are; None where they are drawn without end.
+        channels: C of the images.
     """
 
     name: str
@@ -36,9 +37,10 @@ class Task:
     size: int = SIZE
     test_size: int = 1000
     train_size: int | None = None
+    channels: int = 3
 
     def sample(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Draw `n` images (n, 3, H, W) and their labels (n,); the same seed gives the same ones.
+        """Draw `n` images (n, C, H, W) and their labels (n,); the same seed gives the same ones.
 
         Raises:
             ValueError: n < 1, an unknown split, or more real images asked for than there are.
@@ -52,7 +54,14 @@ class Task:
         return self.draw(n, torch.Generator().manual_seed(key), split)
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """The held-out images (test_size, 3, H, W) and labels: the same at every call, as copies of its own."""
+        """The held-out images (test_size, C, H, W) and labels: the same at every call, as copies of its own.
+
+        Raises:
+            ValueError: the task has none, as one of `unlabeled_task`.
+        """
+        if self.test_size < 1:
+            raise ValueError(f"{self.name} has no labelled images to test on; it is for calibration alone, and "
+                             "folder_task reads pictures with classes")
         images, labels = _test_set(self)
         return images.clone(), labels.clone()
 
@@ -61,7 +70,8 @@ class Task:
         return self
 
     def __repr__(self) -> str:
-        return f"Task({self.name!r}, {len(self.classes)} classes, {self.size} x {self.size})"
+        grey = ", grey" if self.channels == 1 else ""
+        return f"Task({self.name!r}, {len(self.classes)} classes, {self.size} x {self.size}{grey})"
 
 
 CACHE_BYTES = 2 ** 30  # of test images that are kept, over all tasks

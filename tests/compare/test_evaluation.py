@@ -11,8 +11,8 @@ import fsmerge_lite as fsm
 from fsmerge_lite.bench import figures as plots
 
 
-def task(name, x, y):
-    return fsm.Task(name, ("a", "b"), lambda n, g, split: (x[:n], y[:n]), test_size=len(x))
+def task(name, x, y, classes=2):
+    return fsm.Task(name, tuple("abcd"[:classes]), lambda n, g, split: (x[:n], y[:n]), test_size=len(x))
 
 
 # Two tasks of two classes; an image's values ARE the logits of the two heads, side by side.
@@ -79,7 +79,7 @@ def pair() -> tuple[list[fsm.Original], list[fsm.Task]]:
         head, x = nn.Linear(8, 3 + i).double(), pictures(10 + i)
         labels = torch.randint(3, (10 + i,), generator=generator)
         originals.append(fsm.Original(vit, head))
-        tasks.append(task("same name", x, labels))
+        tasks.append(task("same name", x, labels, 3 + i))
     return originals, tasks
 
 
