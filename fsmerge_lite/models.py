@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from timm.data import resolve_model_data_config
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from .architectures import architecture, build, describe, graph_of
@@ -34,10 +34,8 @@ class Original(nn.Module):
     Args:
         backbone: an `MLP` or a timm `VisionTransformer`; one with a classifier is split into the two.
         head: a linear head; none gives the features themselves.
-        name: what tables and figures call it.
-        task: the task it was trained on, if known.
-        mean, std: of the pictures it was trained on, one number a channel. None: what timm knows of the model
-            (`timm.data.resolve_model_data_config`), or 0.5 for a model that timm has no configuration of.
+        name, task: what tables and figures call it; the task it was trained on, if known.
+        mean, std: of its training pictures, one number a channel; None: as timm's configuration has it, or else 0.5.
 
     Raises TypeError for a model that is not supported, ValueError for mean and std that do not fit it.
     """
@@ -45,19 +43,21 @@ class Original(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module | None = None, name: str = "", task: object = None,
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
-        known, self.backbone, head = architecture(backbone), copy.deepcopy(backbone), copy.deepcopy(head)
+        known, self.backbone = architecture(backbone), copy.deepcopy(backbone)
+        self.head = nn.Identity() if head is None else copy.deepcopy(head)
         if (mean is None) != (std is None):
             raise ValueError(f"give mean and std, or neither; got mean={mean}, std={std}")
-        self.head = known.take_classifier(self.backbone) if head is None else head
-        card = getattr(backbone, "pretrained_cfg", None)
-        if card:
-            self.backbone.pretrained_cfg = {**card, "mean": HALF, "std": HALF}  # what the copy reads from now on
+        if head is None and hasattr(backbone, "get_classifier"):  # as timm's models have
+            self.head = self.backbone.get_classifier()
+            self.backbone.reset_classifier(0)
+        card = getattr(backbone, "pretrained_cfg", None) or {"mean": HALF, "std": HALF}
         if mean is None:
-            config = resolve_model_data_config(backbone) if card else {"mean": HALF, "std": HALF}
+            config = resolve_data_config(pretrained_cfg=card)
             mean, std = config["mean"], config["std"]
+        self.backbone.pretrained_cfg = {**card, "mean": HALF, "std": HALF}  # what the copy reads from now on
         self.mean, self.std = tuple(mean), tuple(std)
         if (self.mean, self.std) != (HALF, HALF):
-            self.backbone = known.absorb_normalization(self.backbone, self.mean, self.std)
+            known.absorb_normalization(self.backbone, self.mean, self.std)
         self.name, self.task, self.card = name, task, {}
         self.requires_grad_(False)
 
@@ -68,6 +68,10 @@ class Original(nn.Module):
 
     heads = property(lambda self: [self.head])
     names = property(lambda self: (self.name,))
+
+    def to_timm(self) -> nn.Module:
+        """A plain timm model with the head as its classifier, see `Merged.to_timm`."""
+        return Merged(self.backbone, self.outputs, self.heads, self.names).to_timm(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
@@ -117,6 +121,29 @@ class Merged(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """The logits of all k heads, each (B, classes_i)."""
         return [head(f) for head, f in zip(self.heads, self.features(x))]
+
+    def to_timm(self, i: int | str) -> nn.Module:
+        """A plain timm model of task i, its place 0..k-1 or its name: U_out,i goes into the classifier.
+
+        W = W_head,i U_out,i,       b = b_head,i,       (classes_i, d*) and (classes_i,)
+
+        Raises ValueError for no such task, TypeError for a backbone not of timm or a head that is not one nn.Linear.
+        """
+        found = [place for place, name in enumerate(self.names) if i in (place, name)]
+        if len(found) != 1:
+            raise ValueError(f"{i!r} fits {len(found)} of the tasks {self.names}; give a place from 0 or a name of one")
+        head, output = self.heads[found[0]], self.outputs[found[0]]
+        if type(head) is not nn.Linear or not hasattr(self.backbone, "get_classifier"):
+            raise TypeError(f"to_timm needs a timm backbone and a head that is one nn.Linear; {i!r} has "
+                            f"{type(self.backbone).__name__} and {head}")
+        plain = build(describe(self.backbone) | {"num_classes": len(head.weight)}).to(output)
+        plain.load_state_dict(self.backbone.state_dict(), strict=False)  # all but the classifier
+        bias = torch.zeros(len(head.weight)) if head.bias is None else head.bias
+        plain.get_classifier().load_state_dict({"weight": head.weight @ output, "bias": bias})
+        shape = architecture(plain).input_shape(plain)  # of pictures as `folder_task` gives them
+        plain.pretrained_cfg = {"input_size": shape, "num_classes": plain.num_classes, "mean": HALF[:1] * shape[0],
+                                "std": HALF[:1] * shape[0], "crop_pct": 1.0, "interpolation": "bilinear"}
+        return plain
 
     def save(self, path: str | Path, **card) -> None:
         """Write one safetensors file; `card` adds entries to its card."""

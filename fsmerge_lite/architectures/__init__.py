@@ -1,6 +1,5 @@
 """The architectures that can be merged, and what must be equal in two models of a merge."""
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +28,10 @@ def describe(backbone: nn.Module) -> dict:
 
 
 def build(config: dict) -> nn.Module:
-    """A fresh backbone from what `describe` wrote down, in eval mode. Raises ValueError for an unknown kind.
-
-    The caller's random numbers go on undisturbed.
-    """
+    """A fresh backbone from what `describe` wrote down, in eval mode. Raises ValueError for an unknown kind."""
     for known in ARCHITECTURES:
         if known.kind == config.get("kind"):
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
                 return known.build(config).eval()
     raise ValueError(f"a model description must be of kind 'mlp' or 'vit', got {config.get('kind')!r}")
 
@@ -54,8 +50,8 @@ def graph_of(backbone: nn.Module) -> Graph:
 
 def reads(backbone: nn.Module, layer: str | None, x: Tensor) -> Tensor:
     """What a layer of a backbone reads for inputs x; None: the features of the backbone."""
-    features = partial(architecture(backbone).features, backbone, x)
-    return features() if layer is None else inputs_of(backbone, [layer], features, stop=True)[layer]
+    names = [] if layer is None else [layer]
+    return inputs_of(backbone, names, lambda: architecture(backbone).features(backbone, x), stop=True)[layer]
 
 
 def check_originals(backbones: Sequence[nn.Module]) -> None:

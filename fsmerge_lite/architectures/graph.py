@@ -7,7 +7,6 @@ that the graph does not name is an error.
 An architecture is one file with one subclass of `Architecture`. A text encoder would need one more kind of layer, a
 table of words y* = sum_i M_i E_i[ids]; three layers for q, k and v, writing spaces of one `group`; "on_stream" norms.
 """
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -60,14 +59,11 @@ class Space:
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer that is merged: its module, the space it reads and the spaces its rows write, in their order.
-
-    A layer that reads None reads the input of the model itself and has no U. All spaces of `writes` are of one size.
-    """
+    """A linear layer that is merged: its module, the space it reads and the spaces its rows write, in their order."""
 
     name: str
-    reads: str | None
-    writes: tuple[str, ...]
+    reads: str | None  # None: it reads the input of the model itself, and has no U
+    writes: tuple[str, ...]  # all of one size
     kind: str = "linear"  # one of `layers.KINDS`
     adds_to: str | None = None  # the module that reads the residual stream before this layer's output is added to it
 
@@ -115,11 +111,10 @@ class Graph:
 class Architecture:
     """All that the method asks of an architecture.
 
-    A subclass has `kind`, the name of its descriptions; `model`, the exact class (no subclasses); and the methods
-    describe(model), a dict of plain values, or ValueError for a variant that is not supported; build(config), a fresh
-    model from it; graph(model), its `Graph`; input_shape(model), that of one input; segments(model), the parts of its
-    forward in their order, functions, under the prefix of the names of their layers. The other methods have defaults
-    for an architecture without pictures, scales or a classifier.
+    A subclass has `kind`, the name of its descriptions; `model`, the exact class; and the methods describe(model), a
+    dict of plain values, or ValueError for an unsupported variant; build(config), a fresh model from it; graph(model),
+    its `Graph`; input_shape(model), that of one input; segments(model), the parts of its forward in their order,
+    functions, under the prefix of their layers' names. The others have defaults, for models without pictures or scales.
     """
 
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:
@@ -127,22 +122,18 @@ class Architecture:
         dtype, shape = next(model.parameters()).dtype, self.input_shape(model)
         if x.dtype != dtype:
             raise TypeError(f"the model computes in {dtype}, got {x.dtype}; convert the inputs (pictures to [-1, 1])")
-        if x.dim() < 2 or shape not in (tuple(x.shape[1:]), (math.prod(x.shape[1:]),)):
+        if x.dim() < 2 or shape not in (x.shape[1:], (x.shape[1:].numel(),)):
             raise ValueError(f"the model reads inputs (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """The features (B, d) of a batch."""
         return model(x)
 
-    def take_classifier(self, model: nn.Module) -> nn.Module:
-        """Take the classifier off a model, and give it; the identity where there is none."""
-        return nn.Identity()
-
     def absorb_scales(self, model: nn.Module) -> nn.Module:
         """The same function with all vectors of role "scale" at one."""
         return model
 
-    def absorb_normalization(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-        """The same function of pictures in [-1, 1] instead of (picture - mean) / std with pictures in [0, 1]."""
+    def absorb_normalization(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Let a model of (picture - mean) / std, with pictures in [0, 1], read pictures in [-1, 1] instead."""
         raise ValueError(f"mean and std are for models that read pictures, not for {type(model).__name__}; "
                          "normalise its inputs before they are given to it")

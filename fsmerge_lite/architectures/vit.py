@@ -75,8 +75,8 @@ class ViTs(Architecture):
 
     def build(self, config: dict) -> VisionTransformer:
         ours = ("kind", "act_layer", "act_options", "norm_layer", "norm_eps")
-        return VisionTransformer(**{key: value for key, value in config.items() if key not in ours}, num_classes=0,
-                                 norm_layer=norm(config), act_layer=activation(config))
+        options = {"num_classes": 0} | {key: value for key, value in config.items() if key not in ours}
+        return VisionTransformer(**options, norm_layer=norm(config), act_layer=activation(config))
 
     def graph(self, model: VisionTransformer) -> Graph:
         """The residual stream; the heads and the hidden units of every block."""
@@ -113,54 +113,39 @@ class ViTs(Architecture):
         blocks = {f"blocks.{b}": block for b, block in enumerate(model.blocks)}
         return {"patch_embed": embed, **blocks, "": lambda x: model.forward_head(model.norm(x), pre_logits=True)}
 
-    def take_classifier(self, model: VisionTransformer) -> nn.Module:
-        head = model.head
-        model.reset_classifier(0)
-        return head
-
     def absorb_scales(self, model: VisionTransformer) -> VisionTransformer:
         """LayerScale: gamma * (W x + b) = (gamma W) x + gamma b. A copy, if need be."""
-        if not any(isinstance(module, LayerScale) for module in model.modules()):
+        if not isinstance(model.blocks[0].ls1, LayerScale):  # all blocks are alike
             return model
         model = copy.deepcopy(model)
         for block in model.blocks:
             for layer, scale in ((block.attn.proj, block.ls1), (block.mlp.fc2, block.ls2)):
-                if isinstance(scale, LayerScale):
-                    for p in layer.parameters():
-                        p.data = torch.einsum("o, o... -> o...", scale.gamma.data, p.data)
-                    scale.gamma.data = torch.ones_like(scale.gamma)
+                for p in layer.parameters():
+                    p.data = torch.einsum("o, o... -> o...", scale.gamma.data, p.data)
+                scale.gamma.data = torch.ones_like(scale.gamma)
         return model
 
-    def absorb_normalization(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]
-                             ) -> VisionTransformer:
-        """The same function of pictures in [-1, 1], see `absorbed_normalization`: W t goes into the bias of the patch
-        embedding or, where it has none, into the positions of the patches. ValueError if neither can hold it.
-        """
-        model = copy.deepcopy(model)
+    def absorb_normalization(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+        """W t goes into the bias of the patch embedding or else into the positions; ValueError if there is neither."""
         patch = model.patch_embed.proj
         patch.weight.data, shift = absorbed_normalization(patch.weight.data, mean, std)
         if patch.bias is not None:
             patch.bias.data = patch.bias.data + shift
         elif model.pos_embed is not None:
-            first = 0 if model.no_embed_class else model.num_prefix_tokens
-            model.pos_embed.data[:, first:] += shift
+            model.pos_embed.data[:, -model.patch_embed.num_patches:] += shift  # the first are of other tokens
         elif shift.any():
             raise ValueError("this VisionTransformer has no bias in its patch embedding and no positions: nothing can "
                              "hold the mean of its pictures; train it on pictures in [-1, 1]")
-        return model
 
 
 def _check_classes(model: VisionTransformer) -> None:
     """Refuse by name what `describe` could not write down."""
-    def check(what: str, module: nn.Module, supported: type[nn.Module]) -> None:
+    for what, name, supported in (("patch embedding", "patch_embed", PatchEmbed), ("block", "blocks.0", Block),
+                                  ("attention", "blocks.0.attn", Attention), ("MLP", "blocks.0.mlp", Mlp)):
+        module = model.get_submodule(name)
         if type(module) is not supported:
-            raise ValueError(f"{what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
+            raise ValueError(f"the {what} of this VisionTransformer is a {type(module).__name__}, SuperNet supports "
                              f"{supported.__name__}")
-    check("the patch embedding", model.patch_embed, PatchEmbed)
-    for block in model.blocks:
-        check("the block", block, Block)
-        check("the attention", block.attn, Attention)
-        check("the MLP", block.mlp, Mlp)
     if model.grad_checkpointing:
         raise ValueError("this VisionTransformer has gradient checkpointing on, which would leave out M and U; call "
                          "set_grad_checkpointing(False) on it")

@@ -191,3 +191,100 @@ def test_unknown_kind_and_small_mlp():
         fsm.build({"kind": "cnn"})
     with pytest.raises(ValueError, match="at least an input and one layer"):
         fsm.MLP((3,))
+
+
+# ---------------------------------------------------------------- back into plain timm
+
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def merge_of(*dims, classes=(3, 4, 2), names="abc", into=None, dtype=torch.float64, **options) -> fsm.Merged:
+    originals = [fsm.Original(model, randomised(nn.Linear(dim, n), dtype, n), name)
+                 for model, dim, n, name in zip(vits(dims, dtype, **options), dims, classes, names)]
+    return fsm.SuperNet(originals, rank=2, init="random", into=into).fold()
+
+
+@pytest.mark.parametrize("options", VIT_OPTIONS.values(), ids=VIT_OPTIONS)
+def test_a_timm_model_of_each_task_gives_its_logits(options):
+    model, x = merge_of(8, 6, **options), pictures()
+    for i, (name, logits) in enumerate(zip("ab", model(x))):
+        for plain in (model.to_timm(i), model.to_timm(name)):
+            torch.testing.assert_close(plain(x), logits, **EXACT)
+            assert type(plain) is VisionTransformer and plain.num_classes == logits.shape[1] and not plain.training
+            assert all(p.requires_grad for p in plain.parameters())
+            assert plain.state_dict().keys() == {*model.backbone.state_dict(), "head.weight", "head.bias"}
+
+
+def test_three_heads_other_widths_and_a_merge_of_a_merge():
+    into = vits([12], num_heads=3, mlp_ratio=1)[0]
+    first, x = merge_of(8, 6, 4, into=into), pictures()
+    other = fsm.Original(vits([8])[0], randomised(nn.Linear(8, 5)), "d")
+    for model in (first, fsm.SuperNet([first, other], rank=2, init="random").fold()):
+        for i, logits in enumerate(model(x)):
+            plain = model.to_timm(i)
+            assert plain.embed_dim == 12
+            torch.testing.assert_close(plain(x), logits, **EXACT)
+
+
+def test_grey_pictures_and_what_timm_knows_of_them():
+    model, x = merge_of(8, 6, in_chans=1, global_pool="avg", reg_tokens=1), pictures()[:, :1]
+    plain = model.to_timm("b")
+    torch.testing.assert_close(plain(x), model(x)[1], **EXACT)
+    assert (plain.pretrained_cfg["input_size"], plain.pretrained_cfg["num_classes"]) == ((1, 16, 16), 4)
+    assert plain.pretrained_cfg["mean"] == plain.pretrained_cfg["std"] == (0.5,)
+    torch.testing.assert_close(fsm.Original(plain)(x), model(x)[1], **EXACT)  # nothing is absorbed twice
+
+
+def test_a_head_without_bias():
+    model, x = merge_of(8, 6), pictures()
+    model.heads[0] = randomised(nn.Linear(8, 3, bias=False))
+    torch.testing.assert_close(model.to_timm(0)(x), model(x)[0], **EXACT)
+
+
+def test_an_original_as_a_timm_model():
+    model, x = vits([8])[0], pictures()
+    model.reset_classifier(3)
+    original = fsm.Original(randomised(model), name="a", mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+    torch.testing.assert_close(original.to_timm()(x), original(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fsm.Original(original.to_timm())(x), original(x), rtol=0, atol=1e-12)
+
+
+def test_the_timm_model_is_a_copy_and_takes_no_random_numbers():
+    model, state = merge_of(8, 6), torch.random.get_rng_state()
+    plain, kept = model.to_timm(0), {name: p.clone() for name, p in model.state_dict().items()}
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for p in plain.parameters():
+        p.data.zero_()
+    assert all(torch.equal(p, kept[name]) for name, p in model.state_dict().items())
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("i", [2, -1, "c", None, ""])
+def test_no_such_task(i):
+    with pytest.raises(ValueError, match=r"fits 0 of the tasks \('a', 'b'\); give a place from 0 or a name of one"):
+        merge_of(8, 6).to_timm(i)
+
+
+def test_a_name_of_two_tasks():
+    model, x = merge_of(8, 6, names="aa"), pictures()
+    with pytest.raises(ValueError, match="'a' fits 2 of the tasks"):
+        model.to_timm("a")
+    torch.testing.assert_close(model.to_timm(1)(x), model(x)[1], **EXACT)
+
+
+@pytest.mark.parametrize("head, match", [
+    (nn.Identity(), "has VisionTransformer and Identity"),
+    (nn.Sequential(nn.Linear(8, 3)), "has VisionTransformer and Sequential"),
+])
+def test_heads_that_are_not_one_linear_layer(head, match):
+    model = merge_of(8, 6)
+    model.heads[0] = head
+    with pytest.raises(TypeError, match=f"to_timm needs a timm backbone and a head that is one nn.Linear; 'a' {match}"):
+        model.to_timm("a")
+
+
+def test_backbones_that_are_not_timms():
+    originals = [fsm.Original(m, nn.Linear(m.layers[-1].out_features, 3).double()) for m in mlps([6, 5])]
+    for model in (fsm.SuperNet(originals, rank=2).fold(), fsm.Original(*originals[0].children())):
+        with pytest.raises(TypeError, match="needs a timm backbone .* 0 has MLP and Linear"):
+            model.to_timm() if isinstance(model, fsm.Original) else model.to_timm(0)
