@@ -9,6 +9,7 @@ from torch import Tensor
 from .architectures import reads
 from .engine.fitting import Checkpoint, History, fit
 from .engine.images import Calibration, same_tasks
+from .engine.processes import share
 from .engine.running import to_device
 from .models import Original
 from .supernet import SuperNet
@@ -83,9 +84,9 @@ def objective(features: Features, errors: Mapping[int | None, Reconstruction], i
 
     def loss(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        rows = torch.randperm(len(images), generator=generator)[:batch_size]
+        rows, weight = share(torch.randperm(len(images), generator=generator)[:batch_size])
         rebuilt = features(to_device(images.images[rows], like))
-        return sum(error(rebuilt[depth], rows) for depth, error in errors.items())
+        return weight * sum(error(rebuilt[depth], rows) for depth, error in errors.items())
     return loss
 
 
@@ -160,8 +161,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
             where = "output" if depth is None else f"depth{depth}"
             loss = objective(_readout(net, depth), errors_of(net, images, {depth: 1.0}), images, batch_size, seed,
                              next(net.parameters()))
-            run = net.card() | settings | {"local": where}
-            saved = checkpoint and Checkpoint(f"{checkpoint}.{where}", run, net)
+            saved = checkpoint and Checkpoint(f"{checkpoint}.{where}", net.card() | settings | {"local": where}, net)
             histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr, checkpoint=saved,
                                  name=f"local: {where.replace('depth', 'depth ')}", **optimisation))
     finally:

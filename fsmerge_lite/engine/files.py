@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .processes import is_main
+
 
 def fingerprint(tensors: Mapping[str, Tensor], card: str = "") -> str:
     """SHA-256 of tensors with their names, types and shapes, and of a text: equal only where all of it is equal."""
@@ -30,7 +32,9 @@ def file_of(path: str | Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all: a temporary file, then a rename."""
+    """Write a file so that it is there as a whole or not at all: a temporary file, then a rename. By process 0 only."""
+    if not is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

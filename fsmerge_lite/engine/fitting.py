@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import processes
 from .files import write_whole
 
 
@@ -42,7 +43,12 @@ class History:
 
 
 def hidden_bar(progress: bool | None) -> bool | None:
-    """Whether to hide the bar. Left open (None): shown in a terminal and in a notebook, unless FSMERGE_QUIET is set."""
+    """Whether to hide the bar. Left open (None): shown in a terminal and in a notebook, unless FSMERGE_QUIET is set.
+
+    Always hidden in all processes but the first.
+    """
+    if not processes.is_main():
+        return True
     if progress is not None or "FSMERGE_QUIET" in os.environ:
         return not progress
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -66,6 +72,7 @@ class Checkpoint:
 
         Raises ValueError for a checkpoint that cannot be read, or is another run's.
         """
+        processes.gather()  # process 0 may still be writing the file of a run before
         self.run = {**self.run, **settings}
         # Of every tensor that the run starts from. Rounding and signs of eigenvectors may differ between machines.
         self.norms = torch.stack([p.detach().double().norm().cpu() for p in self.model.state_dict().values()])
@@ -101,7 +108,8 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
 
     Args:
         parameters: the tensors to train.
-        loss: gives the scalar loss of a step; a function of the step's number alone, so that a run can resume.
+        loss: gives the scalar loss of a step; a function of the step's number alone, so that a run can resume. In
+            one of several processes, that of its `share` of the images, times the weight of the share.
         steps: how many, >= 1.
         lr: the highest learning rate of the cycle, > 0.
         weight_decay: AdamW's, >= 0.
@@ -113,8 +121,9 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         precision: fp32, or bf16 for the products of the forward; parameters and optimiser stay as they are.
         checkpoint: saves the run every 100 steps and at its end, and resumes it.
 
-    Raises ValueError for a number outside its range, an unknown precision or a checkpoint of another run, and
-    FloatingPointError when the loss or its gradient is no longer finite.
+    Raises ValueError for a number outside its range, an unknown precision, a checkpoint of another run or processes
+    that do not train the same model, and FloatingPointError, in all processes, when the loss or its gradient is no
+    longer finite.
     """
     if not (isinstance(steps, int) and steps >= 1 and lr > 0):
         raise ValueError(f"steps must be a whole number >= 1 and lr > 0, got steps={steps}, lr={lr}")
@@ -123,6 +132,7 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
     trained, total = list(parameters), max(steps, 2)
+    loss = torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16")(loss)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(  # divides by zero if the warm-up is one step
         optimizer, lr, total, pct_start=max(warmup, 1.5 / total), anneal_strategy=anneal)
@@ -130,14 +140,15 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
                 "anneal": anneal, "clip": clip, "precision": precision}
     state = {"optimizer": optimizer, "schedule": schedule}
     history = (checkpoint.resume(settings, **state) if checkpoint else None) or History(name)
+    processes.check(trained, loss, step=len(history.loss))
     start = time.perf_counter() - (history.seconds[-1] if history.seconds else 0.0)
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
     for step in bar:
         optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
-        with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
-            value = loss(step)
+        value = loss(step)
         value.backward()
+        value = processes.average(trained, value)
         norm = torch.nn.utils.clip_grad_norm_(trained, clip)
         number, size = value.item(), norm.item()
         if not math.isfinite(number + size):  # before the step, so that nothing is damaged
