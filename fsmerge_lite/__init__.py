@@ -18,11 +18,12 @@ from .engine.modules import MLP
 from .layers import SuperConv2d, SuperLinear, SuperTokens
 from .matrices import Merge, Unmerge
 from .models import Merged, Original, load_merged
+from .recipes.export import export
 from .start import fit_subspaces
 from .supernet import SuperNet, load_supernet
 from .tasks.calibration import calibration
 from .tasks.originals import load_original, load_originals, train_original
-from .tasks.pictures import folder_task, torchvision_task
+from .tasks.pictures import folder_task, inspect_folder, torchvision_task, unlabeled_task
 from .tasks.task import Task, task
 from .training import train_global, train_local
 
@@ -31,6 +32,6 @@ __all__ = [  # noqa: RUF022 (by room)
     "Calibration", "History", "Merge", "Unmerge", "SuperLinear", "SuperConv2d", "SuperTokens", "MLP", "vit", "describe",
     "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "align_orthogonal", "distill",
     "train_folded", "ensemble", "Ensemble", "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task",
-    "calibration", "folder_task", "torchvision_task", "load_original", "load_originals", "train_original", "doctor",
-]
+    "calibration", "folder_task", "inspect_folder", "torchvision_task", "unlabeled_task", "load_original",
+    "load_originals", "train_original", "export", "doctor"]
 __version__ = "0.2.0"

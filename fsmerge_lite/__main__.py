@@ -1,6 +1,6 @@
-"""`python -m fsmerge_lite`: the command line, which stands in `bench.commands`."""
+"""`python -m fsmerge_lite`: the command line, which stands in `recipes.commands`."""
 import sys
 
-from .bench.commands import main
+from .recipes.commands import main
 
 sys.exit(main())

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "fsmerge_lite"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From bottom to top; the face and the command line may use everything.
-ROOMS = ["engine", "architectures", "method", "compare", "tasks", "bench", "course"]
+ROOMS = ["engine", "architectures", "method", "compare", "tasks", "bench", "recipes", "course"]
 ORDER = ["matrices", "layers", "models", "supernet", "training", "start"]  # of the method's own files
 METHOD = [path for path in MODULES if path.parent.name in ("fsmerge_lite", "architectures")]
 HEAVY = ("matplotlib", "IPython", "sklearn", "pandas", "ipywidgets", "jupyterlab", "scipy")

@@ -44,6 +44,7 @@ class Cell:
         total: images per task with augmented copies, rounded down to a multiple of `images`.
         validate: score on labelled training images, to choose settings; otherwise on test images.
         precision: of every training run, fp32 or bf16.
+        batch_size: images a step.
     """
 
     tasks: tuple[str, ...]
@@ -53,6 +54,7 @@ class Cell:
     total: int = 800
     validate: bool = False
     precision: str = "fp32"
+    batch_size: int = BATCH
 
     def load(self, device: str) -> tuple[list[Original], Calibration, list[Task]]:
         """The shipped originals, the images for the merge and the tasks to score on."""
@@ -66,7 +68,7 @@ class Cell:
 
 
 def cell_of(record: dict) -> Cell:
-    """The cell of a record. Early records have no precision: they are fp32."""
+    """The cell of a record. What early records do not have is as by default."""
     names = [field.name for field in fields(Cell) if field.name in record]
     return Cell(**{name: record[name] for name in names} | {"tasks": tuple(record["tasks"])})
 
@@ -165,7 +167,8 @@ def distillation(lr: float = LR_DISTILL, init: str = "first", as_long_as: str | 
     def run(originals, images, cell, seconds):
         factor = seconds[as_long_as] / seconds["distillation"] if as_long_as else times
         steps = max(cell.steps, round(cell.steps * factor))
-        student = distill(originals, images, steps, lr, BATCH, init=init, seed=cell.seed, precision=cell.precision)
+        student = distill(originals, images, steps, lr, cell.batch_size, init=init, seed=cell.seed,
+                          precision=cell.precision)
         return Outcome(student, _count(student.backbone.parameters()), steps)
     return run
 
@@ -184,9 +187,9 @@ def fs_merge(lr: float = LR_SUBSPACES, init: str = "subspaces", local: int = 0, 
                        shared=shared)
         local_steps, global_steps = min(local, cell.steps), cell.steps if globally else 0
         if local_steps:
-            train_local(net, images, local_steps, lr, BATCH, cell.seed, precision=cell.precision)
+            train_local(net, images, local_steps, lr, cell.batch_size, cell.seed, precision=cell.precision)
         if global_steps:
-            train_global(net, images, global_steps, lr, BATCH, cell.seed, depths, off_task=off_task,
+            train_global(net, images, global_steps, lr, cell.batch_size, cell.seed, depths, off_task=off_task,
                          precision=cell.precision, **options)
         steps = local_steps * (len(net.graph.readouts) + 1) + global_steps
         trained = _count(p for p in net.parameters() if p.requires_grad) if steps else 0
@@ -222,7 +225,7 @@ def all_weights(lr: float, init: str = "subspaces", off_task: float = 0.0, depth
     """
     def run(originals, images, cell, seconds):
         net = _started(originals, images, init, seed=cell.seed)
-        merged = train_folded(net, images, cell.steps, lr, BATCH, cell.seed, depths, off_task=off_task,
+        merged = train_folded(net, images, cell.steps, lr, cell.batch_size, cell.seed, depths, off_task=off_task,
                               precision=cell.precision)
         return Outcome(merged, _count(merged.backbone.parameters()) + _count(merged.outputs), cell.steps)
     return run

@@ -57,7 +57,7 @@ def _like(original: Original, backbone: nn.Module, head: nn.Module) -> Original:
     """An `Original` of the same name, task and pictures."""
     made = Original(backbone, head, original.name, original.task, mean=(0.5,) * 3, std=(0.5,) * 3)
     made.card, made.mean, made.std = dict(original.card), original.mean, original.std
-    return made.train(original.training)
+    return made.train(original.backbone.training)
 
 
 def rotated(original: nn.Module, maps: Maps) -> Original:

@@ -1,14 +1,36 @@
-"""The command line: python -m fsmerge_lite tour | originals | bench | doctor."""
+"""The command line: python -m fsmerge_lite tour | merge | evaluate | export | train-original |
+originals | bench | doctor.
+
+Exit codes: 0 done, 2 refused with one line that says why, 130 stopped with Ctrl-C.
+"""
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..tasks.originals import load_originals
-from ..tasks.task import EMBEDDED
-from .experiments import EXPERIMENTS
-from .machine import doctor
-from .runner import run
+import timm
+import torch
+
+from ..architectures import architecture
+from ..architectures.vit import vit
+from ..bench.experiments import EXPERIMENTS
+from ..bench.machine import doctor, pick_device
+from ..bench.runner import run
+from ..compare.evaluation import Table, evaluate
+from ..engine import processes
+from ..engine.files import file_of, load_file
+from ..models import Original, load_merged
+from ..tasks.originals import load_originals, train_on
+from ..tasks.pictures import folder_task, torchvision_task
+from ..tasks.task import EMBEDDED, task
+from . import checks
+from .export import export
+from .merging import merge
+from .recipe import Recipe, describe_entries, read_recipe, recipe_of
+from .sources import load_all
+
+REFUSED, STOPPED = 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +46,40 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
     tour.add_argument("--images", type=int, default=16, help="unlabeled images a task (default: %(default)s)")
     tour.add_argument("--augmented", type=int, default=49, help="augmented copies of each (default: %(default)s)")
+    merging = commands.add_parser("merge", help="merge your own models by a recipe",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter,
+                                  epilog=f"The entries of a recipe:\n{describe_entries()}")
+    merging.add_argument("recipe", help="a TOML file, such as recipes/tour.toml")
+    merging.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    merging.add_argument("--out", help="folder of the results, instead of the recipe's")
+    merging.add_argument("--device", choices=["auto", "cpu", "cuda"], help="instead of the recipe's")
+    merging.add_argument("--seed", type=int, nargs="+", help="instead of the recipe's")
+    merging.add_argument("--overwrite", action="store_true", help="replace the models of another run in this folder")
+    merging.add_argument("--jobs", type=int, default=1, help="cells of a sweep at a time (default: %(default)s)")
+    merging.add_argument("--executor", help="dask for local workers, or the address of a Dask scheduler")
+    scoring = commands.add_parser("evaluate", help="score a merged model on the tasks of a recipe")
+    scoring.add_argument("model", help="a merged model's .safetensors file")
+    scoring.add_argument("recipe", help="the recipe that it was made by")
+    scoring.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    exporting = commands.add_parser("export", help="a merged model as plain timm checkpoints, one for each task")
+    exporting.add_argument("model", help="a merged model's .safetensors file")
+    exporting.add_argument("--out", default="runs/export", help="folder for the checkpoints (default: %(default)s)")
+    exporting.add_argument("--onnx", action="store_true", help="ONNX files too")
+    training = commands.add_parser("train-original", help="train a model of your own on your own pictures")
+    pictures = training.add_mutually_exclusive_group(required=True)
+    pictures.add_argument("--folder", help="of pictures: train/CLASS/*, test/CLASS/*, or CLASS/*")
+    pictures.add_argument("--torchvision", metavar="NAME", help="a data set of torchvision, such as MNIST")
+    pictures.add_argument("--task", choices=list(EMBEDDED), help="an embedded task")
+    training.add_argument("--root", help="the folder of torchvision's data set")
+    training.add_argument("--timm", metavar="NAME", help="a timm VisionTransformer (default: a small one)")
+    training.add_argument("--pretrained", action="store_true", help="begin with timm's own weights")
+    training.add_argument("--size", type=int, help="pixels a side (default: what the timm model reads, or 32)")
+    training.add_argument("--steps", type=int, default=2000, help="(default: %(default)s)")
+    training.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
+    training.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    training.add_argument("--seed", type=int, default=0, help="of initialization and pictures (default: %(default)s)")
+    training.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    training.add_argument("--out", required=True, help="file for the model")
     originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
     originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
     originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
@@ -38,27 +94,101 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+# ---------------------------------------------------------------- what each command does
+
+def tour(given: argparse.Namespace) -> None:
+    """The tour is a recipe of shipped originals, with the untrained start beside it."""
+    recipe = recipe_of({
+        "originals": [{"shipped": name} for name in given.tasks],
+        "baselines": ["average", "distillation", "FS-Merge (fitted), untrained"],
+        "calibration": {"images": given.images, "augmented": given.augmented}, "supernet": {"rank": given.rank},
+        "training": {"steps": given.steps},
+        "run": {"out": given.out, "device": given.device, "seeds": [given.seed]}}, "tour")
+    _finish(merge(recipe, overwrite=True))
+
+
+def merging(given: argparse.Namespace) -> None:
+    recipe = with_options(read_recipe(given.recipe), given)
+    processes.join(cpu=recipe.run.device == "cpu")  # those that `accelerate launch` started
+    say = print if processes.is_main() else lambda line: None
+    _finish(merge(recipe, given.dry_run, given.overwrite, given.jobs, given.executor, say=say))
+    processes.leave()
+
+
+def with_options(recipe: Recipe, given: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says instead."""
+    options = {"out": given.out, "device": given.device, "seeds": given.seed}
+    run = recipe.given.get("run", {}) | {name: value for name, value in options.items() if value is not None}
+    return recipe_of({**recipe.given, "run": run}, recipe.name, recipe.folder)
+
+
+def _finish(results) -> None:
+    if results.files and processes.is_main():
+        print(f"written: {', '.join(map(str, results.files))}")
+
+
+def scoring(given: argparse.Namespace) -> None:
+    merged = load_merged(given.model).to(pick_device(given.device))
+    tasks = [original.task for original in load_all(read_recipe(given.recipe))]
+    print(Table({Path(given.model).stem: evaluate(merged, tasks)}))
+
+
+def exporting(given: argparse.Namespace) -> None:
+    _, card = load_file(given.model, "fsmerge_lite.Merged")
+    for path in export(load_merged(given.model), given.out, classes=card.get("classes"), onnx=given.onnx):
+        print(path)
+
+
+def training(given: argparse.Namespace) -> None:
+    checks.writable(Path(given.out).parent)
+    torch.manual_seed(given.seed)
+    if given.timm:
+        options = {} if given.size is None else {"img_size": given.size}
+        model = timm.create_model(given.timm, pretrained=given.pretrained, num_classes=0, **options)
+        backbone = Original(model.eval()).backbone.requires_grad_(True)  # it reads pictures in [-1, 1]
+    else:
+        size = given.size or 32
+        backbone = vit(img_size=size, patch_size=size // 4)
+    channels, size, _ = architecture(backbone).input_shape(backbone)
+    own = (task(given.task, size) if given.task else folder_task(given.folder, size, channels=channels)
+           if given.folder else torchvision_task(given.torchvision, given.root or ".", size, channels=channels))
+    original = train_on(own, backbone, given.steps, given.lr, given.batch_size, seed=given.seed,
+                        device=pick_device(given.device), checkpoint=f"{given.out}.training")
+    original.save(given.out)
+    Path(f"{given.out}.training").unlink(missing_ok=True)
+    print(f"{original.name}: {original.card['accuracy']:.1f} % on its test pictures; written: {file_of(given.out)}")
+
+
+def originals(given: argparse.Namespace) -> None:
+    for original in load_originals(*given.tasks, retrain=True, folder=given.out):
+        print(f"{original.name}: {original.card['accuracy']:.1f} %")
+
+
+def bench(given: argparse.Namespace) -> None:
+    from ..bench.results import write_results  # draws figures: an extra
+    records = run(given.name, given.out, given.device, given.jobs, given.small)
+    print(write_results(given.name, records, given.out))
+
+
+COMMANDS = {"tour": tour, "merge": merging, "evaluate": scoring, "export": exporting, "train-original": training,
+            "originals": originals, "bench": bench, "doctor": lambda given: print(doctor())}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, no window is opened
     try:
-        if given.command == "tour":
-            from .tour import run_tour  # draws figures: an extra
-            run_tour(given.tasks, given.out, given.device, given.seed, given.steps, given.rank, given.images,
-                     given.augmented)
-        elif given.command == "originals":
-            for original in load_originals(*given.tasks, retrain=True, folder=given.out):
-                print(f"{original.name}: {original.card['accuracy']:.1f} %")
-        elif given.command == "bench":
-            from .results import write_results  # draws figures: an extra
-            records = run(given.name, given.out, given.device, given.jobs, given.small)
-            print(write_results(given.name, records, given.out))
-        else:
-            print(doctor())
+        COMMANDS[given.command](given)
+    except KeyboardInterrupt:
+        return _say("stopped; what was finished is kept, and the same command goes on from there", STOPPED)
     except ModuleNotFoundError as error:
-        print(f"error: {error}; tour and bench need more: pip install 'fsmerge_lite[bench]'", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, FileNotFoundError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        more = "" if "pip install" in str(error) else "; this command needs more: pip install 'fsmerge_lite[bench]'"
+        return _say(f"error: {error}{more}", REFUSED)
+    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+        return _say(f"error: {error}", REFUSED)
     return 0
+
+
+def _say(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..architectures import architecture
 from ..architectures.vit import vit
 from ..compare.evaluation import evaluate
+from ..engine import processes
 from ..engine.fitting import Checkpoint, fit
 from ..models import Original, feature_size, read_original
 from .drawing import SIZE, jitter
@@ -50,6 +52,7 @@ def load_originals(*names: str, retrain: bool = False, folder: str | Path | None
         folder = Path(folder or "runs/originals")
         for each in tasks:
             train_original(each, recipe(), progress).save(folder / each.name)
+        processes.gather()  # by now process 0 has written the last file
     return [load_original(Path(folder or DATA) / each.name) for each in tasks]
 
 
@@ -108,6 +111,40 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
     return original
 
 
+def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3, batch_size: int = 64,
+             weight_decay: float = 0.05, seed: int = 0, precision: str = "fp32", progress: bool | None = None,
+             device: torch.device | str = "cpu", checkpoint: str | Path | None = None) -> Original:
+    """Train a backbone of your own, random or pretrained, with a new head on one task.
+
+    Args:
+        own: the task.
+        backbone: a model without classifier that reads pictures in [-1, 1] of the task's size; it is trained in place.
+        steps, lr, batch_size, weight_decay, precision: of AdamW under a one-cycle schedule, see `fit`.
+        seed: of the head and the images.
+        progress: show a bar; None shows it in a terminal or notebook.
+        device: to train on.
+        checkpoint: a file that a killed run resumes from.
+
+    Raises:
+        ValueError: a task without classes or of another size than the model reads, or a number outside its range.
+    """
+    shape = architecture(backbone).input_shape(backbone)
+    if not own.classes or (own.channels, own.size, own.size) != shape:
+        raise ValueError(f"the model reads pictures {shape} and the task needs classes; got {own!r} with "
+                         f"{own.channels} channels")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(feature_size(backbone), len(own.classes))
+    model = nn.Sequential(backbone, head).train().to(device)
+    settings = {"steps": steps, "lr": lr, "weight_decay": weight_decay, "precision": precision}
+    run = {"seed": seed, "tasks": [repr(own)], "batch_size": batch_size, **settings}
+    fit(model.parameters(), classification(model, [own], batch_size, seed=1 + seed), name=own.name, progress=progress,
+        **settings, checkpoint=checkpoint and Checkpoint(checkpoint, run, model))
+    original = Original(backbone.eval(), head, own.name, own).eval()
+    original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "classes": list(own.classes), **run}
+    return original
+
+
 def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:
     """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side."""
     offsets = [sum(len(t.classes) for t in tasks[:i]) for i in range(len(tasks))]
@@ -123,5 +160,7 @@ def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, see
             rows = torch.randint(len(x), (share,), generator=generator)
             images.append(jitter(x[rows], generator) if each.train_size else x[rows])
             labels.append(y[rows] + offset)
-        return F.cross_entropy(model(torch.cat(images).to(device)), torch.cat(labels).to(device))
+        own, weight = processes.share(torch.arange(share * len(tasks)))
+        x, y = torch.cat(images)[own], torch.cat(labels)[own]
+        return weight * F.cross_entropy(model(x.to(device)), y.to(device))
     return loss

@@ -1,0 +1,254 @@
+"""From a recipe to files: resuming, sweeps side by side, what is checked first, what ends with one line."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import fsmerge_lite as fsm
+from fsmerge_lite.recipes import commands, merging
+from fsmerge_lite.recipes.commands import main
+from fsmerge_lite.recipes.entries import BASELINES
+from fsmerge_lite.recipes.recipe import RecipeError, recipe_of
+
+SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def folder_of(path: Path, names=COLOURS, pictures: int = 8) -> Path:
+    """CLASS/*.png: squares of one colour with some noise."""
+    noise = np.random.default_rng(0)
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for n in range(pictures):
+            square = noise.integers(-30, 30, (32, 32, 3)) + COLOURS[name]
+            Image.fromarray(square.clip(0, 255).astype("uint8")).save(path / name / f"{n}.png")
+    return path
+
+
+def weights_of(path: Path, seed: int, **more) -> Path:
+    torch.manual_seed(seed)
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL | more).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path) -> dict:
+    """A recipe of two small random timm models with a folder of pictures each; they are at chance."""
+    originals = [{"timm": "vit_tiny_patch16_224", "arguments": SMALL, "name": name, "folder": f"{name}",
+                  "checkpoint": f"{name}.safetensors"} for name in ("one", "two")]
+    for seed, name in enumerate(("one", "two")):
+        folder_of(tmp_path / name)
+        weights_of(tmp_path / f"{name}.safetensors", seed)
+    return {"originals": originals, "baselines": ["average", "distillation"], "supernet": {"rank": 2},
+            "calibration": {"images": 4, "augmented": 1}, "training": {"steps": 3, "batch_size": 4},
+            "run": {"out": str(tmp_path / "out"), "chance": "go", "device": "cpu"}}
+
+
+def run(table: dict, tmp_path: Path, **options) -> merging.Results:
+    return merging.merge(recipe_of(table, "small", tmp_path), say=lambda line: None, **options)
+
+
+def without_times(records: list[dict]) -> list[dict]:
+    records = json.loads(json.dumps(records))
+    for record in records:
+        for curve in record.get("curves", []):
+            del curve["seconds"]
+        del record["seconds"]
+    return records
+
+
+def test_own_models_and_folders(table, tmp_path):
+    found = run(table, tmp_path)
+    assert [r["method"] for r in found.records] == ["originals (k models)", "average", "distillation",
+                                                    "FS-Merge (fitted)"]
+    merged = fsm.load_merged(tmp_path / "out" / "merged")
+    assert merged.names == ("one", "two") and [head.out_features for head in merged.heads] == [3, 3]
+    for path in ("report.html", "table.md", "records.json", "training.png"):
+        assert (tmp_path / "out" / path).stat().st_size > 100
+    assert not list((tmp_path / "out").glob("training.*.*")), "checkpoints are removed"
+    first, again = (tmp_path / "out" / "records.json").read_text(), run(table, tmp_path)
+    assert (tmp_path / "out" / "records.json").read_text() == first and again.records == found.records
+
+
+@pytest.mark.parametrize("more", [
+    {"method": "paper"}, {"training": {"how": "local", "local_steps": 2}}, {"training": {"how": "none"}},
+    {"training": {"how": "both", "steps": 2, "local_steps": 2, "depths": [1]}}, {"supernet": {"structure": "diagonal"}},
+    {"supernet": {"width": 48, "num_heads": 4}}, {"supernet": {"start": "average"}},
+    {"start": {"heads": [1, 1], "floor": 1.0}},
+    {"calibration": {"augmentation": "paper", "images": 4, "augmented": 2}},
+    {"calibration": {"augmentation": [{"name": "RandomHorizontalFlip", "p": 0.5}], "images": 4, "augmented": 2}},
+], ids=str)
+def test_what_a_recipe_can_vary(more, table, tmp_path):
+    for section, values in more.items():
+        table[section] = {**table.get(section, {}), **values} if isinstance(values, dict) else values
+    label = f"FS-Merge ({table.get('method', 'fitted')})"
+    record = next(r for r in run(table, tmp_path).records if r["method"] == label)
+    assert record["fold_error"] < merging.FOLD_BOUND
+    assert (record["training_steps"] == 0) == (table["training"].get("how") == "none")
+
+
+def test_every_baseline_runs(table, tmp_path):
+    table["baselines"] = list(BASELINES)
+    records = run(table, tmp_path).records
+    assert {r["method"] for r in records} == {*BASELINES, "originals (k models)", "FS-Merge (fitted)"}
+    assert records[-1]["method"] == "distillation, same time"
+
+
+def test_a_killed_run_goes_on_to_the_same_result(table, tmp_path):
+    table["training"] |= {"steps": 150}
+    expected = run(table | {"run": table["run"] | {"out": str(tmp_path / "whole")}}, tmp_path)
+    recipe = tmp_path / "r.json"
+    recipe.write_text(json.dumps(table))
+    script = ("import json, sys; from fsmerge_lite.recipes import merging; from fsmerge_lite.recipes.recipe import "
+              f"recipe_of; merging.merge(recipe_of(json.load(open(r'{recipe}')), 'small', r'{tmp_path}'))")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "out" / "training.global").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "out" / "training.global").exists() or (tmp_path / "out" / "merged.safetensors").exists()
+    resumed = run(table, tmp_path)
+    assert without_times(resumed.records) == without_times(expected.records)
+    a, b = (fsm.load_merged(tmp_path / name / "merged").state_dict() for name in ("out", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_sweep_side_by_side_gives_the_records_of_one_after_the_other(table, tmp_path):
+    table |= {"sweep": {"supernet.rank": [1, 2]}, "baselines": ["average"]}
+    one = run(table, tmp_path)
+    other = run(table | {"run": table["run"] | {"out": str(tmp_path / "jobs")}}, tmp_path, jobs=2)
+    key = str
+    assert sorted(without_times(one.records), key=key) == sorted(without_times(other.records), key=key)
+    assert {path.name for path in (tmp_path / "jobs").iterdir() if path.is_dir()} == {"rank=1, seed=0",
+                                                                                        "rank=2, seed=0"}
+    assert (tmp_path / "jobs" / "sweep.png").is_file()
+    table["sweep"] = {"supernet.rank": [1, 2, 3]}  # a longer sweep runs what is new
+    longer = run(table, tmp_path)
+    assert [r for r in longer.records if r["values"]["supernet.rank"] < 3] == one.records
+
+
+def test_a_sweep_on_two_dask_workers(table, tmp_path):
+    pytest.importorskip("distributed")
+    table |= {"sweep": {"supernet.rank": [1, 2]}, "baselines": ["average"]}
+    one = run(table, tmp_path)
+    other = run(table | {"run": table["run"] | {"out": str(tmp_path / "dask")}}, tmp_path, jobs=2, executor="dask")
+    assert sorted(without_times(one.records), key=str) == sorted(without_times(other.records), key=str)
+
+
+def test_a_dry_run_writes_nothing(table, tmp_path, capsys):
+    found = merging.merge(recipe_of(table, "small", tmp_path), dry_run=True)
+    said = capsys.readouterr().out
+    assert not (tmp_path / "out").exists() and not found.records
+    for words in ("original 1: one", "on its own task (chance", "unlabeled images", "numbers trained", "MB",
+                  "a training step takes", "minutes"):
+        assert words in said
+
+
+def test_a_model_of_another_run_is_not_replaced(table, tmp_path):
+    run(table, tmp_path)
+    before = (tmp_path / "out" / "merged.safetensors").read_bytes()
+    table["training"]["steps"] = 4
+    with pytest.raises(RecipeError, match="holds the model of another run"):
+        run(table, tmp_path)
+    assert (tmp_path / "out" / "merged.safetensors").read_bytes() == before
+    run(table, tmp_path, overwrite=True)
+    assert (tmp_path / "out" / "merged.safetensors").read_bytes() != before
+
+
+def test_an_original_at_chance_stops_the_run(table, tmp_path):
+    table["run"]["chance"] = "stop"
+    with pytest.raises(RecipeError, match="original 1, one, has .* on its own task, and chance is 33 %"):
+        run(table, tmp_path)
+    assert not (tmp_path / "out" / "records.json").exists()
+
+
+def test_the_command_line(table, tmp_path, capsys):
+    text = [f'[[originals]]\nname = "{o["name"]}"\ntimm = "{o["timm"]}"\ncheckpoint = "{o["checkpoint"]}"\n'
+            f'folder = "{o["folder"]}"\narguments = {{img_size = 32, patch_size = 16, embed_dim = 24, depth = 2, '
+            'num_heads = 2}\n' for o in table["originals"]]
+    text.append("[calibration]\nimages = 4\naugmented = 1\n[training]\nsteps = 2\nbatch_size = 4\n"
+                "[supernet]\nrank = 2\n")
+    (tmp_path / "r.toml").write_text("".join(text))
+    out = str(tmp_path / "cli")
+    assert main(["merge", str(tmp_path / "r.toml"), "--out", out]) == 2  # at chance
+    assert "chance = \"go\" in [run]" in capsys.readouterr().err
+    with (tmp_path / "r.toml").open("a") as file:
+        file.write('[run]\nchance = "go"\n')
+    assert main(["merge", str(tmp_path / "r.toml"), "--out", out, "--seed", "1", "--dry-run"]) == 0
+    assert main(["merge", str(tmp_path / "r.toml"), "--out", out, "--seed", "1"]) == 0
+    assert "written:" in capsys.readouterr().out
+    assert main(["evaluate", f"{out}/merged.safetensors", str(tmp_path / "r.toml")]) == 0
+    assert "joint" in capsys.readouterr().out
+    assert main(["export", f"{out}/merged.safetensors", "--out", f"{out}/timm"]) == 0
+    model = timm.create_model(f"local-dir:{out}/timm/two", pretrained=True).eval()
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), fsm.load_merged(f"{out}/merged")(x)[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_that_cannot_be_written_to(table, tmp_path):
+    (tmp_path / "out").write_text("a file, not a folder")
+    with pytest.raises(OSError, match="the folder of the results, .*out, cannot be written to"):
+        run(table, tmp_path)
+
+
+def test_ctrl_c_and_a_full_disk_are_one_line(monkeypatch, capsys, table, tmp_path):
+    full = OSError(28, "No space left on device")
+    for error, code, words in ((KeyboardInterrupt(), 130, "stopped"), (full, 2, "No space left")):
+        def raising(*arguments, error=error, **options):
+            raise error
+        monkeypatch.setattr(commands, "merge", raising)
+        assert main(["tour", "--out", str(tmp_path / "x")]) == code
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil_was_here",)
+
+
+@pytest.mark.parametrize(("broken", "words"), [
+    ("missing", "there is no checkpoint"), ("cut", "cannot be read as weights"), ("pickle", "would run code"),
+    ("head", "has no classifier"), ("shape", "do not fit the model: .* has shape"), ("list", "cannot be read as weights"),
+    ("nan", "not finite"), ("classes", "its head has 3 outputs, but its task one has 2 classes: blue, green"),
+    ("no timm", "timm has no model 'vit_tny_patch16_224'; did you mean 'vit_tiny_patch16_224'"),
+    ("argument", "does not take"), ("no folder", "nowhere"), ("variable", "an environment variable that is not set"),
+])
+def test_broken_originals_are_refused_by_number(broken, words, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, file = table["originals"][0], tmp_path / "one.safetensors"
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL).state_dict()
+    if broken == "missing":
+        file.unlink()
+    elif broken == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif broken in ("pickle", "list"):
+        first["checkpoint"] = "one.pt"
+        torch.save({"model": Evil()} if broken == "pickle" else [1, 2], tmp_path / "one.pt")
+    elif broken == "head":
+        save_file({k: v for k, v in state.items() if not k.startswith("head")}, file)
+    elif broken == "shape":
+        weights_of(file, 0, embed_dim=48)
+    elif broken == "nan":
+        save_file({k: v * float("nan") for k, v in state.items()}, file)
+    elif broken == "classes":
+        folder_of(tmp_path / "fewer", ["green", "blue"])
+        first["folder"] = "fewer"
+    else:
+        first |= {"no timm": {"timm": "vit_tny_patch16_224"}, "argument": {"arguments": {"nonsense": 1}},
+                  "no folder": {"folder": "nowhere"}, "variable": {"folder": "$NO_SUCH_VARIABLE/x"}}[broken]
+    with pytest.raises((RecipeError, ValueError), match=words) as refused:
+        run(table, tmp_path)
+    assert "original" in str(refused.value) and not (tmp_path / "evil_was_here").exists()
