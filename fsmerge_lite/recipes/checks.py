@@ -68,7 +68,7 @@ def plan(recipe: Recipe, originals: Sequence[Original], images: Calibration, net
     """Print the size of the merge and the memory that its parts take."""
     learned, merged = sum(p.numel() for p in net.parameters() if p.requires_grad), net.fold()
     backbone, size = _count(merged.backbone), next(merged.parameters()).element_size()
-    say(f"merge: {recipe.label}, start {recipe.supernet.start}, {learned:,} numbers trained; the merged backbone has "
+    say(f"merge: {recipe.label}, start {recipe.supernet.start}, about {learned:,} numbers to train; the merged backbone has "
         f"{backbone:,} parameters, width {feature_size(merged.backbone)}")
     say(f"memory without activations: originals {sum(map(_count, originals)) * size / MB:,.0f} MB, M and U with "
         f"gradients and optimiser {4 * learned * size / MB:,.0f} MB, merged model {backbone * size / MB:,.0f} MB, "

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,19 @@ def table(tmp_path) -> dict:
     return {"originals": originals, "baselines": ["average", "distillation"], "supernet": {"rank": 2},
             "calibration": {"images": 4, "augmented": 1}, "training": {"steps": 3, "batch_size": 4},
             "run": {"out": str(tmp_path / "out"), "chance": "go", "device": "cpu"}}
+
+
+def as_toml(table: dict, path: Path) -> str:
+    """Write a recipe: values as in JSON, but tables inside a line."""
+    def value(x):
+        return f"{{{', '.join(f'{k} = {value(v)}' for k, v in x.items())}}}" if isinstance(x, dict) else json.dumps(x)
+    tables = [("[[originals]]", each) for each in table["originals"]]
+    tables += [(f"[{name}]", each) for name, each in table.items() if isinstance(each, dict)]
+    lines = [f"{name} = {value(x)}" for name, x in table.items() if not isinstance(x, dict) and name != "originals"]
+    for title, each in tables:
+        lines += [title, *(f"{name} = {value(x)}" for name, x in each.items())]
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 def run(table: dict, tmp_path: Path, **options) -> merging.Results:
@@ -146,11 +160,27 @@ def test_a_sweep_on_two_dask_workers(table, tmp_path):
     assert sorted(without_times(one.records), key=str) == sorted(without_times(other.records), key=str)
 
 
+def test_two_processes_of_accelerate_merge_as_one_does(table, tmp_path):
+    pytest.importorskip("accelerate")
+    one, recipe = run(table, tmp_path).records[-1], as_toml(table, tmp_path / "r.toml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--main_process_port", port, "-m", "fsmerge_lite", "merge", recipe, "--out", tmp_path / "two"]
+    done = subprocess.run(launcher, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads((tmp_path / "two" / "records.json").read_text())[-1]
+    assert two["curves"][0]["loss"] == pytest.approx(one["curves"][0]["loss"], rel=1e-4)
+    a, b = (fsm.load_merged(tmp_path / name / "merged").state_dict() for name in ("out", "two"))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-5) for name in a)
+
+
 def test_a_dry_run_writes_nothing(table, tmp_path, capsys):
     found = merging.merge(recipe_of(table, "small", tmp_path), dry_run=True)
     said = capsys.readouterr().out
     assert not (tmp_path / "out").exists() and not found.records
-    for words in ("original 1: one", "on its own task (chance", "unlabeled images", "numbers trained", "MB",
+    for words in ("original 1: one", "on its own task (chance", "unlabeled images", "numbers to train", "MB",
                   "a training step takes", "minutes"):
         assert words in said
 
@@ -174,21 +204,15 @@ def test_an_original_at_chance_stops_the_run(table, tmp_path):
 
 
 def test_the_command_line(table, tmp_path, capsys):
-    text = [f'[[originals]]\nname = "{o["name"]}"\ntimm = "{o["timm"]}"\ncheckpoint = "{o["checkpoint"]}"\n'
-            f'folder = "{o["folder"]}"\narguments = {{img_size = 32, patch_size = 16, embed_dim = 24, depth = 2, '
-            'num_heads = 2}\n' for o in table["originals"]]
-    text.append("[calibration]\nimages = 4\naugmented = 1\n[training]\nsteps = 2\nbatch_size = 4\n"
-                "[supernet]\nrank = 2\n")
-    (tmp_path / "r.toml").write_text("".join(text))
+    stops = as_toml(table | {"run": {"device": "cpu"}}, tmp_path / "stops.toml")
+    goes = as_toml(table, tmp_path / "goes.toml")
     out = str(tmp_path / "cli")
-    assert main(["merge", str(tmp_path / "r.toml"), "--out", out]) == 2  # at chance
+    assert main(["merge", stops, "--out", out]) == 2
     assert "chance = \"go\" in [run]" in capsys.readouterr().err
-    with (tmp_path / "r.toml").open("a") as file:
-        file.write('[run]\nchance = "go"\n')
-    assert main(["merge", str(tmp_path / "r.toml"), "--out", out, "--seed", "1", "--dry-run"]) == 0
-    assert main(["merge", str(tmp_path / "r.toml"), "--out", out, "--seed", "1"]) == 0
+    assert main(["merge", goes, "--out", out, "--seed", "1", "--dry-run"]) == 0
+    assert main(["merge", goes, "--out", out, "--seed", "1"]) == 0
     assert "written:" in capsys.readouterr().out
-    assert main(["evaluate", f"{out}/merged.safetensors", str(tmp_path / "r.toml")]) == 0
+    assert main(["evaluate", f"{out}/merged.safetensors", goes]) == 0
     assert "joint" in capsys.readouterr().out
     assert main(["export", f"{out}/merged.safetensors", "--out", f"{out}/timm"]) == 0
     model = timm.create_model(f"local-dir:{out}/timm/two", pretrained=True).eval()
@@ -221,7 +245,8 @@ class Evil:
 
 @pytest.mark.parametrize(("broken", "words"), [
     ("missing", "there is no checkpoint"), ("cut", "cannot be read as weights"), ("pickle", "would run code"),
-    ("head", "has no classifier"), ("shape", "do not fit the model: .* has shape"), ("list", "cannot be read as weights"),
+    ("head", "has no classifier"), ("shape", "do not fit the model: .* has shape"),
+    ("list", "cannot be read as weights"),
     ("nan", "not finite"), ("classes", "its head has 3 outputs, but its task one has 2 classes: blue, green"),
     ("no timm", "timm has no model 'vit_tny_patch16_224'; did you mean 'vit_tiny_patch16_224'"),
     ("argument", "does not take"), ("no folder", "nowhere"), ("variable", "an environment variable that is not set"),
