@@ -77,7 +77,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     if not (ridge > 0 and batch_size >= 1 and 0 <= floor <= 1 and off_task >= 0 and inner_off_task >= 0 and possible):
         raise ValueError("needed are ridge > 0, batch_size >= 1, 0 <= floor <= 1, off_task and inner_off_task >= 0 and "
                          f"k shares of heads > 0; got {settings} and batch_size {batch_size}")
-    _check_shares(net)
+    check_shares(net)
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)
     _Start(net, images, batch_size, settings).run(progress)
@@ -85,7 +85,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     return net
 
 
-def _check_shares(net: SuperNet) -> None:
+def check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
     for vector in net.graph.norms:
         if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import fsmerge_lite as fsm
+from fsmerge_lite.engine import files
 from fsmerge_lite.tasks.originals import recipe
 
 KINDS = (ValueError, TypeError, OSError, ArithmeticError, ModuleNotFoundError)
@@ -63,6 +65,9 @@ class Given:
             (folder / f"{name}.safetensors").write_bytes(data)
         (folder / "file").write_text("a file, where a folder was expected")
         (folder / "run.pt").write_bytes(b"no checkpoint")
+        (folder / "taken.safetensors").mkdir()
+        save_file({"x": torch.zeros(1)}, folder / "foreign.safetensors")
+        files.save_file(folder / "lacks", {"x": torch.zeros(1)}, {"format": "fsmerge_lite.Merged"})
         self.pictures()
 
     def pictures(self) -> None:

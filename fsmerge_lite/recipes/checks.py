@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ..compare.alignment import equal_originals
 from ..compare.evaluation import evaluate
 from ..engine.images import Calibration
 from ..models import Original, feature_size
+from ..start import check_shares
 from ..supernet import SuperNet
 from ..tasks.pictures import inspect_folder
 from ..training import train_global
@@ -68,11 +70,26 @@ def plan(recipe: Recipe, originals: Sequence[Original], images: Calibration, net
     """Print the size of the merge and the memory that its parts take."""
     learned, merged = sum(p.numel() for p in net.parameters() if p.requires_grad), net.fold()
     backbone, size = _count(merged.backbone), next(merged.parameters()).element_size()
-    say(f"merge: {recipe.label}, start {recipe.supernet.start}, about {learned:,} numbers to train; the merged backbone has "
-        f"{backbone:,} parameters, width {feature_size(merged.backbone)}")
+    say(f"merge: {recipe.label}, start {recipe.supernet.start}, about {learned:,} numbers to train; the merged "
+        f"backbone has {backbone:,} parameters, width {feature_size(merged.backbone)}")
     say(f"memory without activations: originals {sum(map(_count, originals)) * size / MB:,.0f} MB, M and U with "
         f"gradients and optimiser {4 * learned * size / MB:,.0f} MB, merged model {backbone * size / MB:,.0f} MB, "
         f"images {images.images.nbytes / MB:,.0f} MB")
+
+
+def possible(recipe: Recipe, originals: Sequence[Original], net: SuperNet) -> None:
+    """Refuse a start or baselines that these originals do not admit. Raises ValueError, which says why."""
+    if recipe.supernet.start == "fitted":
+        check_shares(net)
+    students = [name for name in recipe.baselines if name in ("distillation", "distillation, same time")]
+    if students and len({feature_size(original.backbone) for original in originals}) > 1:
+        raise RecipeError(f"the originals' features are of different widths; leave out {' and '.join(students)}")
+    equal = [name for name in recipe.baselines if "fitted" not in name and "distillation" not in name]
+    try:
+        if equal:
+            equal_originals(originals)
+    except ValueError as error:
+        raise RecipeError(f"{error}. Leave out the baselines that need equal widths: {', '.join(equal)}") from None
 
 
 def estimate(recipe: Recipe, images: Calibration, net: SuperNet, say: Callable[[str], None]) -> None:

@@ -41,9 +41,14 @@ POINTS = 300  # of a training curve that a record keeps
 class Results:
     """What a recipe gave: the records of all methods and cells, the folder, the files worth opening."""
 
+    recipe: Recipe
     records: list[dict]
-    out: Path
     files: list[Path]
+
+    def frame(self):
+        """A pandas frame, one row for each record: values of the sweep, seed, method, accuracies, seconds."""
+        from .report import frame  # pandas is an extra
+        return frame(self.recipe, self.records)
 
 
 # ---------------------------------------------------------------- the merge itself
@@ -240,10 +245,11 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
     images = pictures(first, originals)
     checks.inspect(first, originals, images, note)
     net = supernet(first, originals, 0)
+    checks.possible(recipe, originals, net)
     checks.plan(recipe, originals, images, net, note)
     if dry_run:
         checks.estimate(recipe, images, net, say)
-        return Results([], recipe.out, [])
+        return Results(recipe, [], [])
     file, options = recipe.out / "records.json", {"overwrite": overwrite, "jobs": jobs, "executor": executor}
     known, current = runner.load_records(file) if file.is_file() else [], []
     processes.gather()  # nothing is written before all have read
@@ -254,7 +260,7 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
             write_whole(file, (json.dumps(known, indent=0) + "\n").encode())
     from . import report  # draws figures: an extra
     say(report.scores(recipe, current).to_string(float_format="%.1f"))
-    return Results(current, recipe.out, [*report.write(recipe, current, originals, said), file])
+    return Results(recipe, current, [*report.write(recipe, current, originals, said), file])
 
 
 def _all_records(recipe: Recipe, cells: Sequence[tuple[dict, Recipe]], known: Sequence[dict],

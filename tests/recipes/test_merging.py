@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
 import fsmerge_lite as fsm
 from fsmerge_lite.recipes import commands, merging
 from fsmerge_lite.recipes.commands import main
-from fsmerge_lite.recipes.entries import BASELINES
+from fsmerge_lite.recipes.entries import BASELINES, STARTS, STRUCTURES
 from fsmerge_lite.recipes.recipe import RecipeError, recipe_of
 
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -183,6 +185,54 @@ def test_a_dry_run_writes_nothing(table, tmp_path, capsys):
     for words in ("original 1: one", "on its own task (chance", "unlabeled images", "numbers to train", "MB",
                   "a training step takes", "minutes"):
         assert words in said
+
+
+VALID = st.fixed_dictionaries({}, optional={
+    "method": st.sampled_from(["fitted", "paper"]),
+    "baselines": st.lists(st.sampled_from(BASELINES[:9]), unique=True, max_size=3),
+    "calibration": st.fixed_dictionaries({}, optional={
+        "images": st.integers(1, 5), "augmented": st.integers(1, 2),
+        "augmentation": st.sampled_from(["light", "paper"])}),
+    "supernet": st.fixed_dictionaries({}, optional={
+        "rank": st.integers(1, 24), "structure": st.sampled_from(STRUCTURES), "start": st.sampled_from(STARTS),
+        "width": st.sampled_from([24, 36, 48]), "num_heads": st.integers(1, 4)}),
+    "start": st.fixed_dictionaries({}, optional={
+        "ridge": st.floats(1e-4, 1), "floor": st.floats(0, 1), "corrected": st.booleans(),
+        "heads": st.lists(st.integers(1, 3), min_size=2, max_size=2)}),
+    "training": st.fixed_dictionaries({}, optional={
+        "how": st.sampled_from(["global", "local", "both", "none"]), "steps": st.integers(1, 9),
+        "batch_size": st.integers(1, 9), "depths": st.lists(st.integers(0, 2), unique=True),
+        "warmup": st.floats(0, 1), "anneal": st.sampled_from(["cos", "linear"])}),
+})
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=VALID)
+def test_drawn_recipes_run_to_the_plan_or_say_why_not(drawn, table, tmp_path, capsys):
+    path = as_toml({**table, **drawn}, tmp_path / "drawn.toml")
+    code, said = main(["merge", path, "--dry-run"]), capsys.readouterr()
+    assert code in (0, 2) and "Traceback" not in said.err
+    if code == 0:
+        assert "a training step takes" in said.out
+    else:
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1 and len(said.err) > 40
+
+
+def test_what_cannot_work_is_said_before_anything_runs(table, tmp_path):
+    table["supernet"] |= {"width": 24, "num_heads": 1}
+    with pytest.raises(ValueError, match="2 originals meet 1 heads"):
+        run(table, tmp_path)
+    weights_of(tmp_path / "two.safetensors", 1, embed_dim=36, num_heads=3)
+    table["originals"][1]["arguments"] = SMALL | {"embed_dim": 36, "num_heads": 3}
+    table |= {"supernet": {"rank": 2}, "baselines": ["average"]}
+    with pytest.raises(ValueError, match="original 2 has 3 heads.*baselines that need equal widths: average"):
+        run(table, tmp_path)
+    table["baselines"] = ["distillation"]
+    with pytest.raises(ValueError, match="features are of different widths; leave out distillation"):
+        run(table, tmp_path)
+    assert not (tmp_path / "out" / "records.json").exists()
+    table["baselines"] = []
+    assert run(table, tmp_path).frame()["method"].tolist() == ["originals (k models)", "FS-Merge (fitted)"]
 
 
 def test_a_model_of_another_run_is_not_replaced(table, tmp_path):
