@@ -111,8 +111,7 @@ class SuperConv2d(SuperLinear):
 
     def __init__(self, layers: Sequence[nn.Conv2d], merges: nn.ModuleList, unmerges: None = None, stored: bool = False):
         super().__init__(layers, merges, unmerges, stored)
-        first = layers[0]
-        self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+        self.options = {name: getattr(layers[0], name) for name in ("stride", "padding", "dilation")}
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x (B, C, H, W), gives (B, o, H / P, W / P)."""

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from .engine import given
+
 STRUCTURES = ("diagonal", "low_rank", "diagonal_low_rank", "full")
 INITS = ("first", "average", "random", "paper_first", "paper_average")
 
@@ -24,11 +26,9 @@ class Structured(nn.Module):
     def __init__(self, out_features: int, in_features: int, structure: str = "diagonal_low_rank",
                  rank: int = 12, blocks: int = 1, ones: tuple[Tensor, Tensor] | None = None):
         super().__init__()
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
+        given.choice(STRUCTURES, structure=structure)
         width, low_rank = min(out_features, in_features), "low_rank" in structure
-        if low_rank and not 1 <= rank <= width:
-            raise ValueError(f"rank must lie between 1 and the width {width}, got {rank}")
+        given.whole(1, width, rank=rank if low_rank else 1)
         self.out_features, self.in_features, self.blocks = out_features, in_features, blocks
         self.structure, self.rank = structure, rank if low_rank else None
         n = torch.arange(width)

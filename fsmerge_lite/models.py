@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from .architectures import architecture, build, describe, graph_of
+from .engine import given
 from .engine.files import load_file, load_state, save_file
 from .engine.modules import linear, linear_shape
 
@@ -37,7 +38,7 @@ class Original(nn.Module):
         name, task: what tables and figures call it; the task it was trained on, if known.
         mean, std: of its training pictures, one number a channel; None: as timm's configuration has it, or else 0.5.
 
-    Raises TypeError for a model that is not supported, ValueError for mean and std that do not fit it.
+    Raises TypeError or ValueError for a model that is not supported, and for mean, std, head or task that do not fit.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module | None = None, name: str = "", task: object = None,
@@ -45,8 +46,7 @@ class Original(nn.Module):
         super().__init__()
         known, self.backbone = architecture(backbone), copy.deepcopy(backbone)
         self.head = nn.Identity() if head is None else copy.deepcopy(head)
-        if (mean is None) != (std is None):
-            raise ValueError(f"give mean and std, or neither; got mean={mean}, std={std}")
+        given.together(mean=mean, std=std)
         if head is None and hasattr(backbone, "get_classifier"):  # as timm's models have
             self.head = self.backbone.get_classifier()
             self.backbone.reset_classifier(0)
@@ -55,9 +55,11 @@ class Original(nn.Module):
             config = resolve_data_config(pretrained_cfg=card)
             mean, std = config["mean"], config["std"]
         self.backbone.pretrained_cfg = {**card, "mean": HALF, "std": HALF}  # what the copy reads from now on
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = (tuple(given.several(name, each)) for name, each in (("mean", mean), ("std", std)))
         if (self.mean, self.std) != (HALF, HALF):
             known.absorb_normalization(self.backbone, self.mean, self.std)
+        given.task(task, name)
+        given.head(self.head, self.backbone)
         self.name, self.task, self.card = name, task, {}
         self.requires_grad_(False)
 
@@ -87,7 +89,7 @@ class Original(nn.Module):
 
 def read_original(path: str | Path) -> Original:
     """Read an `Original` from its file, without its task, which `original.card` names. Raises as `load_file` does."""
-    state, card = load_file(path, "fsmerge_lite.Original")
+    state, card = load_file(path, "fsmerge_lite.Original", ("backbone", "head", "name"))
     original = Original(build(card["backbone"]), linear(card["head"]), card["name"])
     load_state(original, state, path)
     original.mean, original.std = tuple(card.get("mean", HALF)), tuple(card.get("std", HALF))  # absorbed already
@@ -150,12 +152,12 @@ class Merged(nn.Module):
         save_file(path, self.state_dict(), {
             "format": "fsmerge_lite.Merged", "names": list(self.names), "mean": HALF, "std": HALF,
             "backbone": describe(self.backbone), "outputs": [list(o.shape) for o in self.outputs],
-            "heads": [linear_shape(h) for h in self.heads], **card})
+            "heads": [linear_shape(h) for h in self.heads]}, card)
 
 
 def load_merged(path: str | Path) -> Merged:
     """Read a `Merged` from its file. Raises as `load_file` does."""
-    state, card = load_file(path, "fsmerge_lite.Merged")
+    state, card = load_file(path, "fsmerge_lite.Merged", ("backbone", "outputs", "heads", "names"))
     merged = Merged(build(card["backbone"]), [torch.zeros(*shape) for shape in card["outputs"]],
                     [linear(shape) for shape in card["heads"]], card["names"])
     load_state(merged, state, path)

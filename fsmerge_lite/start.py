@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .architectures.graph import Layer
-from .engine import statistics
+from .engine import given, statistics
 from .engine.fitting import hidden_bar
 from .engine.images import Calibration, a_few, same_tasks
 from .engine.modules import activation
@@ -70,13 +70,15 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     for images of another number of tasks, a number outside its range, fewer heads than originals, heads smaller than
     an original's, or norms that mix the shares: on the stream itself, on q and k, or inside attention and MLP.
     """
-    same_tasks(net.originals, images)
+    same_tasks(net, images)
+    net.architecture.check_inputs(net.backbones[0], to_device(images.images[:1], next(net.parameters())))
+    given.shares(heads, len(net.originals))
+    given.number(above=True, ridge=ridge)
+    given.number(off_task=off_task, inner_off_task=inner_off_task)
+    given.number(1, floor=floor)
+    given.whole(1, batch_size=batch_size)
     settings = {"ridge": ridge, "off_task": off_task, "inner_off_task": inner_off_task, "floor": floor,
                 "corrected": corrected, "heads": heads and list(heads)}
-    possible = heads is None or (len(heads) == len(net.originals) and min(heads) > 0)
-    if not (ridge > 0 and batch_size >= 1 and 0 <= floor <= 1 and off_task >= 0 and inner_off_task >= 0 and possible):
-        raise ValueError("needed are ridge > 0, batch_size >= 1, 0 <= floor <= 1, off_task and inner_off_task >= 0 and "
-                         f"k shares of heads > 0; got {settings} and batch_size {batch_size}")
     check_shares(net)
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .architectures import architecture, build, check_originals, check_same, describe, graph_of, reads
 from .architectures.graph import Graph, Layer, Vector
+from .engine import given
 from .engine.files import fingerprint, load_file, save_file
 from .engine.running import inputs_of, to_device
 from .layers import KINDS, Folded, SuperTokens, fold_together
@@ -46,12 +47,13 @@ class SuperNet(nn.Module):
     def __init__(self, originals: Sequence[nn.Module], rank: int = 12, structure: str = "diagonal_low_rank",
                  init: str = "first", into: nn.Module | None = None, seed: int = 0, shared: bool = False):
         super().__init__()
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+        given.choice(INITS, init=init)
+        given.whole(seed=seed)
         if shared and structure != "diagonal_low_rank":
             raise ValueError(f"shared is for structure='diagonal_low_rank', got {structure!r}")
         # Tuples keep the originals out of this module's parameters.
-        self.originals = tuple(o if isinstance(o, Original | Merged) else Original(o) for o in originals)
+        self.originals = tuple(o if isinstance(o, Original | Merged) else Original(o)
+                               for o in given.several("originals", originals))
         check_originals([o.backbone for o in self.originals])
         self.rank, self.structure, self.init, self.seed, self.shared = rank, structure, init, seed, shared
         self.provenance = [{"init": init, "seed": seed}]  # how M and U came about, step by step
@@ -243,7 +245,7 @@ class SuperNet(nn.Module):
         """The merged model's own features f*(x), (B, d*)."""
         self.architecture.check_inputs(self.backbones[0], x)
         with self._running(not unfolded):
-            return self.architecture.features(self.body, x)
+            return self.body(x)
 
     def forward(self, x: Tensor, unfolded: bool = False) -> list[Tensor]:
         """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""
@@ -270,7 +272,7 @@ class SuperNet(nn.Module):
 
     def layers_at(self, depths: Sequence[int]) -> dict[int, str]:
         """The layers that read the features after so many blocks. Raises ValueError for an unknown depth."""
-        for depth in depths:
+        for depth in given.distinct("depths", depths):
             if depth not in self.graph.readouts:
                 raise ValueError(f"no depth {depth}; this model has features at {sorted(self.graph.readouts)}")
         return {depth: self.graph.readouts[depth] for depth in depths}
@@ -304,7 +306,7 @@ def load_supernet(path: str | Path, originals: Sequence[nn.Module]) -> SuperNet:
 
     Raises as `load_file` does, and ValueError for other originals or another order of them.
     """
-    state, card = load_file(path, "fsmerge_lite.SuperNet")
+    state, card = load_file(path, "fsmerge_lite.SuperNet", ("rank", "structure", "init", "into", "seed"))
     net = SuperNet(originals, card["rank"], card["structure"], card["init"], build(card["into"]), card["seed"],
                    card.get("shared", False))
     if net.card()["originals"] != card["originals"]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .architectures import reads
+from .engine import given
 from .engine.fitting import Checkpoint, History, fit
 from .engine.images import Calibration, same_tasks
 from .engine.processes import share
@@ -23,9 +24,8 @@ def target_features(originals: Sequence[Original], images: Calibration, like: Te
     """What every original computes for the images of its OWN task, on the device and in the dtype of `like`.
 
     Output features (n_i, d_i) each or, with `layer`, what that layer reads, (n_i, ..., d_i): these are large, and are
-    given back on the CPU. Raises ValueError for images of another number of tasks.
+    given back on the CPU.
     """
-    same_tasks(originals, images)
     targets = []
     for i, original in enumerate(originals):  # one original at a time on the device of the training
         backbone = copy.deepcopy(original.backbone).to(like)
@@ -52,8 +52,7 @@ class Reconstruction:
 
     def __init__(self, images: Calibration, targets: Sequence[Tensor], off_task: float = 0.0, weight: float = 1.0,
                  scaled: bool = True):
-        if not weight >= 0 or not off_task >= 0:
-            raise ValueError(f"the weights of a loss must be >= 0, got {weight} and off_task = {off_task}")
+        given.number(weight=weight, off_task=off_task)
         self.images, self.targets, self.off_task, self.weight = images, targets, off_task, weight
         self.scales = [target.square().flatten(1).sum(1).mean() if scaled else 1.0 for target in targets]  # s_i^2
         self.means = [target.mean(0) for target in targets]
@@ -79,8 +78,8 @@ def objective(features: Features, errors: Mapping[int | None, Reconstruction], i
 
     A step sees `batch_size` >= 1 of the images, none twice, fixed by its number and the seed, on the device of `like`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    given.whole(1, batch_size=batch_size)
+    given.whole(seed=seed)
 
     def loss(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
@@ -120,10 +119,10 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     Raises ValueError for images of another number of tasks, a number outside its range, an unknown depth or another
     run's checkpoint, and FloatingPointError when the loss is no longer finite.
     """
-    settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size, "depths": list(depths),
+    same_tasks(net, images)
+    given.number(inner=inner)
+    settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size, "depths": [*net.layers_at(depths)],
                 "inner": inner, "off_task": off_task, "scaled": scaled}
-    if not inner >= 0:
-        raise ValueError(f"inner must be >= 0, got {inner}")
     weights = {None: 1.0} | {depth: inner / len(depths) for depth in net.layers_at(depths)}
     errors, like = errors_of(net, images, weights, off_task, scaled), next(net.parameters())
     loss = objective(lambda x: net.features(x, list(weights)), errors, images, batch_size, seed, like)
@@ -149,6 +148,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
 
     Returns one `History` a readout, the output features last.
     """
+    same_tasks(net, images)
     settings = {"images": images.hash(), "seed": seed, "batch_size": batch_size}
     done, histories = set(), []
     learned = {name: p for name, p in net.named_parameters() if p.requires_grad}

@@ -3,20 +3,27 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 import fsmerge_lite as fsm
-from fsmerge_lite.engine import files
+from fsmerge_lite.engine.files import fingerprint
+from fsmerge_lite.engine.files import save_file as save_with_card
 from fsmerge_lite.tasks.originals import recipe
 
+NAN, INF = float("nan"), float("inf")
 KINDS = (ValueError, TypeError, OSError, ArithmeticError, ModuleNotFoundError)
 # Words of torch and Python that tell a user nothing.
 INTERNAL = re.compile(r"INTERNAL ASSERT|mat1 and mat2|stack expects|has no attribute|object is not (iterable|callable)"
                       r"|not supported between|positional argument|meta tensor|must match the size|NoneType'$"
                       r"|divide by zero|division|split_size|state_dict")
+
+
+class Warned(str):
+    """Words of a warning, where nothing is refused."""
 
 
 def made(name: str, classes: int = 2, size: int = 16, channels: int = 3, scale: float = 1.0, n: int = 8) -> fsm.Task:
@@ -67,13 +74,13 @@ class Given:
         (folder / "run.pt").write_bytes(b"no checkpoint")
         (folder / "taken.safetensors").mkdir()
         save_file({"x": torch.zeros(1)}, folder / "foreign.safetensors")
-        files.save_file(folder / "lacks", {"x": torch.zeros(1)}, {"format": "fsmerge_lite.Merged"})
+        save_with_card(folder / "lacks", {"x": torch.zeros(1)}, {"format": "fsmerge_lite.Merged"})
         self.pictures()
 
     def pictures(self) -> None:
         """Folders of pictures: good, with a broken one, with none."""
-        for name in ("good", "broken", "bytes"):
-            for i, each in enumerate(("cat", "dog")):
+        for name in ("good", "broken", "bytes", "notes", "three"):
+            for i, each in enumerate(("cat", "dog", "owl") if name == "three" else ("cat", "dog")):
                 (self.folder / name / each).mkdir(parents=True)
                 for j in range(5):
                     Image.new("RGB", (16, 16), (60 * i, 40 * j, 0)).save(self.folder / name / each / f"{j}.png")
@@ -81,7 +88,30 @@ class Given:
             (self.folder / "broken" / each / "3.jpg").write_text("a text")
         (self.folder / "bytes" / "cat" / "9.png").write_bytes(
             (self.folder / "good" / "cat" / "1.png").read_bytes()[:40])
+        for name in ("a.txt", "b.heic"):
+            (self.folder / "notes" / "cat" / name).write_text("no picture")
         (self.folder / "nothing").mkdir()
 
-    def files(self) -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file()}
+    def state(self) -> tuple[str, dict[str, bytes]]:
+        """All that a refusal must leave as it is: the SuperNet, and the files."""
+        files = {str(path): path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        return fingerprint(self.net.state_dict()), files
+
+
+def helps(text: str, words: str) -> None:
+    """Assert that a message has these words, and none of the inside of torch or Python."""
+    assert words in text, text
+    assert not INTERNAL.search(text), text
+
+
+def refused(call: Callable[[], object], words: str, g: Given, here: Path) -> None:
+    """Assert that a call is refused, or warned of, in these words, and leaves everything as it was."""
+    before = g.state()
+    if isinstance(words, Warned):
+        with pytest.warns(UserWarning, match=re.escape(words)):
+            call()
+    else:
+        with pytest.raises(KINDS) as error:
+            call()
+        helps(str(error.value), words)
+    assert not list(here.rglob("*")) and g.state() == before

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..engine import given
 from ..engine.running import inputs_of
 from .graph import Architecture, Graph
 from .mlp import MLPs
@@ -65,17 +66,9 @@ def check_originals(backbones: Sequence[nn.Module]) -> None:
     first, like = describe(backbones[0]), next(backbones[0].parameters())
     for i, backbone in enumerate(backbones, 1):
         check_same(describe(backbone), first, f"original {i}")
-        if backbone.training:
-            raise ValueError(f"original {i} is in train mode; call .eval() on it first")
-        for name, module in backbone.named_modules():
-            if module._forward_hooks or module._forward_pre_hooks:
-                raise ValueError(f"original {i} has a forward hook on {name or 'itself'}; remove it, a fold loses it")
+        given.at_rest(backbone, f"original {i}")
         for name, p in backbone.named_parameters():
-            if not torch.isfinite(p).all():
-                raise ValueError(f"original {i} has weights that are not finite, in {name}")
-            if (p.device, p.dtype) != (like.device, like.dtype):
-                raise ValueError(f"original {i} has {name} as {p.dtype} on {p.device}, "
-                                 f"original 1 is {like.dtype} on {like.device}; bring them to one")
+            given.usable(p, like, f"{name} of original {i}", "original 1")
 
 
 def check_same(config: dict, first: dict, who: str) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..engine import given
+
 
 @dataclass(frozen=True)
 class Space:
@@ -119,14 +121,11 @@ class Architecture:
 
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:
         """Raises TypeError or ValueError for a batch that the model does not read."""
-        dtype, shape = next(model.parameters()).dtype, self.input_shape(model)
-        if x.dtype != dtype:
-            raise TypeError(f"the model computes in {dtype}, got {x.dtype}; convert the inputs (pictures to [-1, 1])")
-        if x.dim() < 2 or shape not in (x.shape[1:], (x.shape[1:].numel(),)):
-            raise ValueError(f"the model reads inputs (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+        given.batch(x, next(model.parameters()).dtype, self.input_shape(model))
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
-        """The features (B, d) of a batch."""
+        """The features (B, d) of a batch, which is checked."""
+        self.check_inputs(model, x)
         return model(x)
 
     def absorb_scales(self, model: nn.Module) -> nn.Module:

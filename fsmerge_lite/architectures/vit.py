@@ -13,6 +13,7 @@ from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from ..engine import given
 from ..engine.images import absorbed_normalization
 from ..engine.modules import activation, describe_activation, mlp_ratio, norm, outline
 from ..engine.running import inputs_of
@@ -37,6 +38,9 @@ def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, 
         dim, depth, num_heads: width of the stream, number of blocks, heads in each (timm's `embed_dim`, ...).
         patch_size, img_size: in pixels; a picture becomes (img_size / patch_size)^2 tokens and a class token.
     """
+    given.whole(1, depth=depth)
+    given.multiple(dim=dim, num_heads=num_heads)
+    given.multiple(img_size=img_size, patch_size=patch_size)
     return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
                              num_heads=num_heads, num_classes=0, **options)
 
@@ -67,9 +71,9 @@ class ViTs(Architecture):
         }
         with torch.device("meta"):
             rebuilt = outline(self.build(config))
-        for ours, given in zip(rebuilt, outline(model)):
-            if ours != given:
-                raise ValueError(f"this VisionTransformer has {given[0]} = {given[1]}, where {ours[1]} was expected: "
+        for ours, theirs in zip(rebuilt, outline(model)):
+            if ours != theirs:
+                raise ValueError(f"this VisionTransformer has {theirs[0]} = {theirs[1]}, where {ours[1]} was expected: "
                                  "a variant that SuperNet does not support")
         return config
 
@@ -149,5 +153,4 @@ def _check_classes(model: VisionTransformer) -> None:
     if model.grad_checkpointing:
         raise ValueError("this VisionTransformer has gradient checkpointing on, which would leave out M and U; call "
                          "set_grad_checkpointing(False) on it")
-    if model.global_pool not in ("token", "avg", "max", "avgmax"):
-        raise ValueError(f"global_pool must be token, avg, max or avgmax for a SuperNet, got {model.global_pool!r}")
+    given.choice(("token", "avg", "max", "avgmax"), global_pool=model.global_pool)

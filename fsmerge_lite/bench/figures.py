@@ -62,8 +62,8 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def accuracies(table: Mapping) -> Figure:
-    """Bars of per-task and joint accuracy from a `Table`, grouped by method. Dotted: chance for ten classes."""
+def accuracies(table: Mapping, chance: float | None = 10) -> Figure:
+    """Bars of per-task and joint accuracy from a `Table`, grouped by method. Dotted: `chance` in percent."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
     figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
     width = 0.8 / len(columns)
@@ -73,7 +73,8 @@ def accuracies(table: Mapping) -> Figure:
         drawn = ax.bar(positions, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
                       label=column if column == "joint" else f"{column} (head given)")
         ax.bar_label(drawn, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
-    ax.axhline(10, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
+    if chance is not None:
+        ax.axhline(chance, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
     ax.set_xticks(range(len(table)), [name.replace(", ", ",\n") for name in table])
     ax.set(ylabel="test accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(frameon=False, ncols=len(columns) + 1, loc="upper left", columnspacing=1.2)

@@ -16,8 +16,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..compare.evaluation import evaluate
-from ..engine import processes
-from ..engine.files import write_whole
+from ..engine import given, processes
+from ..engine.files import check_writable, write_whole
 from ..engine.fitting import hidden_bar
 from ..engine.images import Calibration
 from ..models import Original, feature_size
@@ -82,9 +82,9 @@ def run(name: str, out: str | Path = "runs/bench", device: str = "auto", jobs: i
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"no benchmark {name!r}; there are {', '.join(EXPERIMENTS)}")
-    if jobs < 1:
-        raise ValueError(f"jobs must be >= 1, got {jobs}")
+    given.whole(1, jobs=jobs)
     file, experiment = Path(out) / f"{name}.json", EXPERIMENTS[name](small)
+    check_writable(file)
     records = load_records(file) if file.is_file() else []
     records = up_to_date(records, experiment.cells, experiment.methods)
     places = [(cell, method) for cell in experiment.cells for method in experiment.methods]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..architectures import architecture, check_originals, graph_of
 from ..architectures.graph import Graph, Space
-from ..engine.images import Calibration
+from ..engine import given
+from ..engine.images import Calibration, check_calibration
 from ..engine.running import inputs_of, to_device
 from ..models import Original
 
@@ -24,7 +25,7 @@ def equal_originals(originals: Sequence[nn.Module]) -> list[Original]:
     Raises:
         TypeError, ValueError: what cannot be merged, or originals of different widths.
     """
-    originals = [o if isinstance(o, Original) else Original(o) for o in originals]
+    originals = [o if isinstance(o, Original) else Original(o) for o in given.several("originals", originals)]
     check_originals([o.backbone for o in originals])
     first = graph_of(originals[0].backbone)
     for i, original in enumerate(originals[1:], 2):
@@ -122,6 +123,7 @@ def alignment(originals: Sequence[nn.Module], images: Calibration, batch_size: i
         TypeError, ValueError: what cannot be merged, or originals of different widths.
     """
     first, *others = (o.backbone for o in equal_originals(originals))
+    check_calibration(images)
     graph = graph_of(first)
     return [{}, *(_match(graph, correlations(first, other, images.images, batch_size)) for other in others)]
 
@@ -129,6 +131,7 @@ def alignment(originals: Sequence[nn.Module], images: Calibration, batch_size: i
 @torch.no_grad()
 def correlations(first: nn.Module, other: nn.Module, images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
     """corr(x[a], y[b]) between the channels of two models, (n, n) for each space, averaged over where it is seen."""
+    given.whole(1, batch_size=batch_size)
     like, known, graph, sums = next(first.parameters()), architecture(first), graph_of(first), {}
     for batch in images.split(batch_size):
         batch = to_device(batch, like)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..architectures import architecture, graph_of
 from ..architectures.graph import Layer
+from ..engine import given
 from ..engine.fitting import Checkpoint, fit
 from ..engine.images import Calibration, same_tasks
 from ..engine.running import inputs_of, to_device
@@ -31,8 +32,7 @@ def alone(originals: Sequence[nn.Module], i: int = 0) -> Merged:
     Raises:
         TypeError, ValueError: what cannot be merged, originals of different widths, or no original i.
     """
-    if not 0 <= i < len(originals):
-        raise ValueError(f"i must lie between 0 and {len(originals) - 1} for {len(originals)} originals, got {i}")
+    given.whole(0, len(given.several("originals", originals)) - 1, i=i)
     return _tensor_by_tensor(originals, lambda weights: weights[i])
 
 
@@ -59,10 +59,9 @@ def slerp(originals: Sequence[nn.Module], t: float = 0.5) -> Merged:
     Raises:
         TypeError, ValueError: what cannot be merged, not two originals, or t outside its range.
     """
-    if len(originals) != 2:
+    if len(given.several("originals", originals)) != 2:
         raise ValueError(f"slerp goes between two originals, got {len(originals)}; average, regmean and align take k")
-    if not 0 <= t <= 1:
-        raise ValueError(f"t must lie between 0 and 1, got {t}")
+    given.number(1, t=t)
     return _tensor_by_tensor(originals, lambda weights: _slerp(*weights, t))
 
 
@@ -108,8 +107,8 @@ def regmean(originals: Sequence[nn.Module], images: Calibration, off_diagonal: f
         TypeError, ValueError: what cannot be merged, originals of different widths, images of another number of
             tasks, or a factor outside its range.
     """
-    if not 0 <= off_diagonal <= 1:
-        raise ValueError(f"off_diagonal must lie between 0 and 1, got {off_diagonal}")
+    given.number(1, off_diagonal=off_diagonal)
+    given.whole(1, batch_size=batch_size)
     same_tasks(originals, images)
     merged = average(originals)
     backbones = [_absorbed(o) for o in equal_originals(originals)]
@@ -176,11 +175,18 @@ class Ensemble(nn.Module):
     """The originals side by side, each with its own head: an upper row, at k times the cost.
 
     Args:
-        originals: k originals.
+        originals: k >= 1 `Original` in eval mode, or backbones.
+
+    Raises TypeError or ValueError for others.
     """
 
     def __init__(self, originals: Sequence[Original]):
         super().__init__()
+        originals = [o if isinstance(o, Original) else Original(o) for o in given.several("originals", originals)]
+        if not originals:
+            raise ValueError("an ensemble needs one or more originals, got none")
+        for i, original in enumerate(originals, 1):
+            given.in_eval_mode(original.backbone, f"original {i}")
         self.originals = nn.ModuleList(copy.deepcopy(original) for original in originals)  # they may be moved
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -222,13 +228,13 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
     Raises:
         TypeError, ValueError: originals that do not fit together, or an unknown init.
     """
-    if init not in ("first", "average"):
-        raise ValueError(f"init must be 'first' or 'average', got {init!r}")
+    given.choice(("first", "average"), init=init)
     net = SuperNet(originals, structure="diagonal", init=init)
     for i, original in enumerate(net.originals, 1):
         if len(original.heads) != 1:
             raise ValueError(f"original {i} is a merge of {len(original.heads)}, distillation takes originals of one "
                              "task; SuperNet can merge it further")
+    same_tasks(net, images)
     student = net.fold()
     parameters = list(student.backbone.requires_grad_(True).parameters())
     targets = target_features(net.originals, images, parameters[0])
@@ -260,8 +266,8 @@ def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     Raises:
         ValueError: as `train_global`.
     """
-    if not inner >= 0:
-        raise ValueError(f"inner must be >= 0, got {inner}")
+    same_tasks(net, images)
+    given.number(inner=inner)
     merged, like = net.fold().requires_grad_(True), next(net.parameters())
     readouts = nn.ModuleDict({str(depth): _readouts(net, layer) for depth, layer in net.layers_at(depths).items()})
     weights = {None: 1.0} | {depth: inner / len(depths) for depth in depths}

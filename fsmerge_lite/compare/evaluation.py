@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..engine import given
 from ..engine.images import other_order, task_names
 from ..engine.running import to_device
 
@@ -141,13 +142,20 @@ def _percent(head: Tensor, labels: Tensor) -> float:
 
 def _names(model: Callable, tasks: Sequence[Task], limit: int | None) -> list[str]:
     """What tables call the tasks, each name once."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 test image of a task, or None for all; got {limit}")
+    if not callable(model):
+        raise TypeError(f"a model is needed, which gives logits of images, got {model!r}; load_merged reads a file")
+    for part in getattr(model, "originals", [model]):
+        given.usable_now(getattr(part, "backbone", None), "the model")
+    if limit is not None:  # None: all
+        given.whole(1, limit=limit)
+    tasks = given.several("tasks", tasks)
     if not tasks or any(task is None for task in tasks):
         raise ValueError("evaluate needs a task for every head; an Original made without task= has none")
-    given, own = [task.name for task in tasks], task_names(model)
-    if other_order(given, own):
-        raise ValueError(f"the tasks are {', '.join(given)}, but the model's heads are for {', '.join(own)}; both need "
+    for task in tasks:
+        given.task(task)
+    named, own = [task.name for task in tasks], task_names(model)
+    if other_order(named, own):
+        raise ValueError(f"the tasks are {', '.join(named)}, but the model's heads are for {', '.join(own)}; both need "
                          "the same order")
     names: list[str] = []
     for task in tasks:
@@ -206,13 +214,14 @@ def path(start: nn.Module, end: nn.Module, tasks: Sequence[Task], steps: int = 1
     Raises:
         ValueError: weights that do not fit together, steps < 2, or as for `evaluate`.
     """
+    if not isinstance(start, nn.Module) or not isinstance(end, nn.Module):
+        raise TypeError(f"a path needs two models, got {type(start).__name__} and {type(end).__name__}")
+    given.whole(2, steps=steps)
     names, first, last = _names(start, tasks, limit), start.state_dict(), end.state_dict()
     unlike = [n for n in first | last if n not in first or n not in last or first[n].shape != last[n].shape]
     if unlike:
         raise ValueError(f"no straight line between models that differ in {unlike[0]} ({len(unlike)} tensors in all); "
                          "a path needs equal names and shapes, as two Merged of the same originals have")
-    if steps < 2:
-        raise ValueError(f"a path has at least its two ends, steps >= 2; got {steps}")
     ts, model = [step / (steps - 1) for step in range(steps)], copy.deepcopy(start)
     losses, accuracies = {name: [] for name in names}, {name: [] for name in names}
     for t in ts:

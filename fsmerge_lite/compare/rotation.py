@@ -121,8 +121,8 @@ def orthogonal_alignment(originals: Sequence[nn.Module], images: Calibration, ba
 
 @torch.no_grad()
 def _match(first: nn.Module, other: nn.Module, images: Tensor, batch_size: int) -> Maps:
-    graph, cross = graph_of(first), _cross_moments(first, other, images, batch_size)
-    units, maps, groups = correlations(first, other, images, batch_size), {}, {}
+    graph, units = graph_of(first), correlations(first, other, images, batch_size)  # which checks the images
+    cross, maps, groups = _cross_moments(first, other, images, batch_size), {}, {}
     for name, space in graph.spaces.items():
         if space.kind == "heads":
             groups.setdefault(space.group, []).append(name)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import processes
-from .files import write_whole
+from . import given, processes
+from .files import check_writable, write_whole
 
 
 @dataclass
@@ -77,6 +77,7 @@ class Checkpoint:
         # Of every tensor that the run starts from. Rounding and signs of eigenvectors may differ between machines.
         self.norms = torch.stack([p.detach().double().norm().cpu() for p in self.model.state_dict().values()])
         if not self.path.is_file():
+            check_writable(self.path)
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)  # of whatever machine
@@ -125,12 +126,13 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     that do not train the same model, and FloatingPointError, in all processes, when the loss or its gradient is no
     longer finite.
     """
-    if not (isinstance(steps, int) and steps >= 1 and lr > 0):
-        raise ValueError(f"steps must be a whole number >= 1 and lr > 0, got steps={steps}, lr={lr}")
-    if anneal not in ("cos", "linear") or not clip > 0:
-        raise ValueError(f"anneal must be cos or linear and clip > 0, got {anneal!r} and {clip}")
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
+    given.whole(1, steps=steps)
+    given.number(above=True, lr=lr)
+    given.number(weight_decay=weight_decay)
+    given.number(1, warmup=warmup)
+    given.number(math.inf, above=True, clip=clip)
+    given.choice(("cos", "linear"), anneal=anneal)
+    given.choice(("fp32", "bf16"), precision=precision)
     trained, total = list(parameters), max(steps, 2)
     loss = torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16")(loss)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)

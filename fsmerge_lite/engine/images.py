@@ -1,5 +1,4 @@
 """Unlabeled images whose task is known: what everything here is fitted to."""
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import given
 from .files import fingerprint
 
 JOINED = " + ".join  # the names of tasks that have one owner
@@ -31,6 +31,10 @@ class Calibration:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor) or not isinstance(self.owner, Tensor):
+            raise TypeError("images and owner must be tensors, got "
+                            f"{type(self.images).__name__} and {type(self.owner).__name__}")
+        given.several("names", self.names)
         _check_owner(self.owner, len(self.images), self.names)
         _check_images(self.images)
 
@@ -70,9 +74,8 @@ def _check_owner(owner: Tensor, n: int, names: Sequence[str]) -> None:
 def _check_images(images: Tensor) -> None:
     if not images.is_floating_point():
         raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}; of bytes make images / 127.5 - 1")
-    low, high = (end.item() for end in images.aminmax())  # NaN if any is
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise ValueError(f"images must be finite, got numbers from {low} to {high}")
+    given.finite(images, "images")
+    low, high = (end.item() for end in images.aminmax())
     if images.dim() != 4:
         return  # no pictures
     if max(-low, high) > 20:
@@ -94,15 +97,29 @@ def absorbed_normalization(weight: Tensor, mean: Sequence[float], std: Sequence[
     (p - mean) / std = a x + t with a = 0.5 / std, t = (0.5 - mean) / std, for W (o, channels, P, P); W t is (o,), the
     same for every patch. Raises ValueError for other than one finite mean and one std > 0 a channel.
     """
-    mean, std = (torch.as_tensor(numbers, dtype=weight.dtype, device=weight.device) for numbers in (mean, std))
-    if not mean.shape == std.shape == weight.shape[1:2] or not (std > 0).all() or not mean.isfinite().all():
-        raise ValueError(f"mean and std need {weight.shape[1]} numbers each, one a channel of the pictures, and "
-                         f"std > 0; got {mean.tolist()} and {std.tolist()}")
+    expected = (f"mean and std need {weight.shape[1]} numbers each, one a channel of the pictures, and std > 0; got "
+                f"{list(mean)} and {list(std)}")
+    try:
+        mean, std = (torch.as_tensor(numbers, dtype=weight.dtype, device=weight.device) for numbers in (mean, std))
+    except (TypeError, ValueError):
+        raise ValueError(expected) from None
+    if not mean.shape == std.shape == weight.shape[1:2] or not (std > 0).all() or not (mean + std).isfinite().all():
+        raise ValueError(expected)
     return weight * (0.5 / std)[:, None, None], (weight * ((0.5 - mean) / std)[:, None, None]).sum((1, 2, 3))
 
 
-def same_tasks(originals: Sequence, images: Calibration) -> None:
-    """Refuse images of another number of tasks than there are originals, none of a task, or in another order."""
+def check_calibration(images: object) -> None:
+    """Refuse what is no `Calibration`."""
+    if not isinstance(images, Calibration):
+        raise TypeError(f"images must be a Calibration, as calibration(...) gives, got {type(images).__name__}")
+
+
+def same_tasks(net: object, images: Calibration) -> None:
+    """Refuse images of another number of tasks than a SuperNet or list has originals, none of one, or another order."""
+    originals = getattr(net, "originals", net)
+    if not isinstance(originals, Sequence):
+        raise TypeError(f"a SuperNet or a list of originals is needed, got {type(net).__name__}")
+    check_calibration(images)
     k = int(images.owner.max()) + 1
     if k != len(originals):
         raise ValueError(f"the images are of {k} tasks, but there are {len(originals)} originals")

@@ -7,6 +7,8 @@ from itertools import pairwise
 import timm.layers
 from torch import Tensor, nn
 
+from . import given
+
 
 class MLP(nn.Module):
     """Linear layers of these widths (inputs, hidden, ..., features), each followed by an activation.
@@ -16,10 +18,13 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
-        if len(sizes) < 2:
+        if len(given.several("sizes", sizes)) < 2:
             raise ValueError(f"an MLP needs at least an input and one layer, got sizes {tuple(sizes)}")
+        given.whole(1, **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+        if not callable(act_layer) or isinstance(act_layer, nn.Module):
+            raise TypeError(f"act_layer must be a class, such as torch.nn.GELU, got {act_layer!r}")
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.act = act_layer()
+        self.act, self.num_features = act_layer(), sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, ...) flattened to (B, inputs); gives (B, features)."""
@@ -83,5 +88,8 @@ def linear_shape(head: nn.Module) -> list[int] | None:
 
 
 def linear(shape: list[int] | None) -> nn.Module:
-    """A head of that shape, its weights not set."""
-    return nn.Identity() if shape is None else nn.utils.skip_init(nn.Linear, *shape)
+    """A head of that shape, all zero."""
+    head = nn.Identity() if shape is None else nn.utils.skip_init(nn.Linear, *shape)
+    for p in head.parameters():
+        nn.init.zeros_(p)
+    return head

@@ -1,8 +1,6 @@
 """What is looked at before any long work: every original on its own task, the pictures, the size of the merge."""
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -19,17 +17,6 @@ from .sources import place
 
 SAMPLE = 3  # training steps that are timed for the plan
 MB = 2 ** 20
-
-
-def writable(folder: Path) -> None:
-    """Make the folder of the results. Raises OSError, which names it, where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".{os.getpid()}.trial"
-        trial.write_bytes(b"")
-        trial.unlink()
-    except OSError as error:
-        raise OSError(f"the folder of the results, {folder}, cannot be written to: {error.strerror}") from None
 
 
 def inspect(recipe: Recipe, originals: Sequence[Original], images: Calibration, say: Callable[[str], None]) -> None:

@@ -19,22 +19,29 @@ from ..bench.machine import doctor, pick_device
 from ..bench.runner import run
 from ..compare.evaluation import Table, evaluate
 from ..engine import processes
-from ..engine.files import file_of, load_file
+from ..engine.files import check_writable, file_of, load_file
+from ..engine.given import whole
 from ..models import Original, load_merged
 from ..tasks.originals import load_originals, train_on
 from ..tasks.pictures import folder_task, torchvision_task
 from ..tasks.task import EMBEDDED, task
-from . import checks
 from .export import export
 from .merging import merge
 from .recipe import Recipe, describe_entries, read_recipe, recipe_of
-from .sources import load_all
+from .sources import check_timm, load_all
 
 REFUSED, STOPPED = 2, 130
 
 
+class Parser(argparse.ArgumentParser):
+    """One that refuses with one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(REFUSED, f"error: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser("python -m fsmerge_lite", description="Merge trained transformers into one.")
+    main = Parser("python -m fsmerge_lite", description="Merge trained transformers into one.")
     commands = main.add_subparsers(dest="command", required=True)
     tour = commands.add_parser("tour", help="the whole algorithm on shipped originals, compared and written up")
     tour.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(EMBEDDED), metavar="TASK",
@@ -140,14 +147,19 @@ def exporting(given: argparse.Namespace) -> None:
 
 
 def training(given: argparse.Namespace) -> None:
-    checks.writable(Path(given.out).parent)
+    check_writable(file_of(given.out))
+    size = 32 if given.size is None else given.size
+    whole(8, size=size)
+    whole(seed=given.seed)
     torch.manual_seed(given.seed)
     if given.timm:
+        check_timm(given.timm)
         options = {} if given.size is None else {"img_size": given.size}
         model = timm.create_model(given.timm, pretrained=given.pretrained, num_classes=0, **options)
         backbone = Original(model.eval()).backbone.requires_grad_(True)  # it reads pictures in [-1, 1]
     else:
-        size = given.size or 32
+        if size % 4:
+            raise ValueError(f"size must be a multiple of 4 for a small model, got {size}")
         backbone = vit(img_size=size, patch_size=size // 4)
     channels, size, _ = architecture(backbone).input_shape(backbone)
     own = (task(given.task, size) if given.task else folder_task(given.folder, size, channels=channels)
@@ -184,11 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         more = "" if "pip install" in str(error) else "; this command needs more: pip install 'fsmerge_lite[bench]'"
         return _say(f"error: {error}{more}", REFUSED)
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, NotImplementedError) as error:
         return _say(f"error: {error}", REFUSED)
     return 0
 
 
 def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    print(" ".join(line.split()), file=sys.stderr)
     return code

@@ -15,6 +15,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from ..architectures import describe
+from ..engine import given
 from ..engine.files import write_whole
 from ..models import Merged, Original
 
@@ -78,10 +79,12 @@ def export(merged: Merged | Original, folder: str | Path, tasks: Sequence[int | 
     if onnx:
         _need_onnx()
     merged, folder = _checked(merged), Path(folder)
-    tasks = range(len(merged.names)) if tasks is None else tasks
-    classes = [None] * len(tasks) if classes is None else classes
+    tasks = range(len(merged.names)) if tasks is None else given.several("tasks", tasks)
+    classes = [None] * len(tasks) if classes is None else given.several("classes", classes)
     if len(classes) != len(tasks):
         raise ValueError(f"classes must hold names, or None, for each of {len(tasks)} tasks, got {len(classes)}")
+    for task, names in zip(tasks, classes):
+        _check_names(names, merged.to_timm(task).num_classes, task)
     with torch.random.fork_rng(devices=[]), _naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
@@ -122,6 +125,12 @@ def _checked(merged: nn.Module) -> Merged:
     return copy.deepcopy(merged).cpu().eval()
 
 
+def _check_names(names: Sequence[str] | None, outputs: int, task: int | str) -> None:
+    """Refuse other than one name for each output of a head."""
+    if names is not None and len(given.several(f"classes of task {task}", names)) != outputs:
+        raise ValueError(f"task {task} has {outputs} classes, but {len(names)} names were given: {names}")
+
+
 def _folder_name(name: str, taken: Collection[str]) -> str:
     """A name that every file system takes, and unlike those that are taken, in lower case too."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:80] or "task"
@@ -141,8 +150,6 @@ def _naming(folder: Path) -> Iterator[None]:
 
 def _write(plain: nn.Module, made: Path, place: Path, labels: Sequence[str] | None) -> tuple[str, dict]:
     """Weights, config.json and README.md in the folder `made`, later `place`; gives what timm.create_model takes."""
-    if labels is not None and len(labels) != plain.num_classes:
-        raise ValueError(f"{place.name} has {plain.num_classes} classes, but {len(labels)} names were given: {labels}")
     entry, arguments = _timm_arguments(plain)
     own, channels = timm.get_pretrained_cfg(entry), plain.pretrained_cfg["input_size"][0]
     first_conv = own.first_conv if channels == 3 else None  # timm 1.0.26 would take the weights to be of 3 channels

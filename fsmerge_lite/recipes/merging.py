@@ -22,7 +22,7 @@ from ..bench.methods import Cell, Method, Outcome
 from ..compare.baselines import align, average, ensemble, regmean, slerp
 from ..compare.rotation import align_orthogonal
 from ..engine import processes
-from ..engine.files import fingerprint, write_whole
+from ..engine.files import check_writable, fingerprint, write_whole
 from ..engine.fitting import History, hidden_bar
 from ..engine.images import Calibration
 from ..models import Merged, Original
@@ -235,7 +235,7 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
         raise RecipeError("several processes train one model together; cells side by side need one process to start "
                           "from: leave out --jobs and --executor, or the launcher")
     if not dry_run:
-        checks.writable(recipe.out)
+        check_writable(recipe.out / "records.json")
     cells, said = list(recipe.cells()), []
 
     def note(line: str) -> None:

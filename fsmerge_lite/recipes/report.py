@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..bench import figures
 from ..bench.machine import doctor
 from ..bench.results import markdown
+from ..compare.evaluation import Scores
 from ..engine.files import write_whole
 from ..engine.fitting import History
 from ..models import Original
@@ -49,13 +50,24 @@ def drawn(recipe: Recipe, records: Sequence[dict], originals: Sequence[Original]
     """The figures of a report by name."""
     found = scores(recipe, records)
     made = {"tasks": figures.pictures({o.name: o.task.test()[0] for o in originals}), "layer": figures.layer_diagram(),
-            "accuracy": figures.bars(found.groupby(level="method", sort=False).mean())}
+            "accuracy": _accuracy(found, originals)}
     curves = [History(**curve) for r in records for curve in r.get("curves", [])]
     if curves:
         made["training"] = figures.histories(curves[:CURVES]).figure
     if recipe.sweep:
         made["sweep"] = _swept(recipe, records)
     return made
+
+
+def _accuracy(found: pd.DataFrame, originals: Sequence[Original]) -> Figure:
+    """Bars by method; means over all values of a sweep."""
+    means = found.groupby(level="method", sort=False).mean()
+    if len(originals) > 3:
+        return figures.bars(means)
+    tasks = means.columns[:len(originals)]
+    table = {method: Scores({task: row[task] for task in tasks}, row["joint"]) for method, row in means.iterrows()}
+    numbers = {len(original.task.classes) for original in originals}
+    return figures.accuracies(table, 100 / numbers.pop() if len(numbers) == 1 else None)
 
 
 def _swept(recipe: Recipe, records: Sequence[dict]) -> Figure:

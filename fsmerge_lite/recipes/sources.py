@@ -80,8 +80,7 @@ def _shipped(name: str) -> Path:
 
 def _timm_model(recipe: Recipe, given: OriginalEntry) -> nn.Module:
     """The timm model with its weights. Weights are read without running any code of the file."""
-    if given.timm not in timm.list_models() and given.timm.split(".")[0] not in timm.list_models():
-        raise RecipeError(f"timm has no model {given.timm!r}{nearest(given.timm, timm.list_models('*vit*'))}")
+    check_timm(given.timm)
     try:
         if given.pretrained:
             return timm.create_model(given.timm, pretrained=True, **given.arguments)
@@ -89,6 +88,12 @@ def _timm_model(recipe: Recipe, given: OriginalEntry) -> nn.Module:
         return fill(partial(timm.create_model, given.timm, **given.arguments), state, given.checkpoint)
     except TypeError as error:
         raise RecipeError(f"timm's {given.timm} does not take {given.arguments}: {error}") from None
+
+
+def check_timm(name: str) -> None:
+    """Raise RecipeError for a model that timm does not have."""
+    if name.split(".")[0] not in timm.list_models():
+        raise RecipeError(f"timm has no model {name!r}{nearest(name, timm.list_models('*vit*'))}")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

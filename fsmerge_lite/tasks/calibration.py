@@ -1,11 +1,11 @@
 """The few unlabeled images that a merge is trained on."""
 from collections.abc import Callable, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ..engine import given
 from ..engine.images import Calibration
 from .task import Task
 
@@ -50,10 +50,9 @@ def calibration(originals: Sequence, per_task: int = 100, augmented: int = 8, se
         ValueError: an original without a task, or with a head of another size; numbers outside their range; more images
             than a task has, of different sizes, not finite or outside [-1, 1]; a transform that gives something else.
     """
-    for name, number, least in (("per_task", per_task, 1), ("augmented", augmented, 0), ("seed", seed, 0)):
-        if not isinstance(number, Integral) or number < least:
-            raise ValueError(f"{name} must be at least {least} and a whole number, got {number!r}")
-    tasks = [_task_of(original, i) for i, original in enumerate(originals, 1)]
+    given.whole(1, per_task=per_task)
+    given.whole(augmented=augmented, seed=seed)
+    tasks = [_task_of(original, i) for i, original in enumerate(given.several("originals", originals), 1)]
     images = [_drawn(task, per_task, seed) for task in tasks]
     if len({x.shape for x in images}) != 1:
         shapes = [f"{task.name} {tuple(x.shape[1:])}" for task, x in zip(tasks, images)]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..architectures import architecture
 from ..architectures.vit import vit
 from ..compare.evaluation import evaluate
-from ..engine import processes
+from ..engine import given, processes
+from ..engine.files import check_writable, file_of
 from ..engine.fitting import Checkpoint, fit
 from ..models import Original, feature_size, read_original
 from .drawing import SIZE, jitter
@@ -30,6 +31,7 @@ def _data() -> Path:
 
 
 DATA = _data() / "originals"
+NEEDED = dict.fromkeys(("architecture", "seeds", "mixture", "pretrain", "finetune")).keys()  # in a recipe
 REFRESH = 250  # steps after which drawn tasks give new training images
 
 
@@ -50,6 +52,8 @@ def load_originals(*names: str, retrain: bool = False, folder: str | Path | None
     tasks = [task(name) for name in names or EMBEDDED]
     if retrain:
         folder = Path(folder or "runs/originals")
+        for each in tasks:
+            check_writable(file_of(folder / each.name))
         for each in tasks:
             train_original(each, recipe(), progress).save(folder / each.name)
         processes.gather()  # by now process 0 has written the last file
@@ -90,9 +94,15 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
     Raises:
         ValueError: the task's pictures are of another size than the recipe's model reads.
     """
+    _check_task(own)
+    if not isinstance(config, dict) or not config.keys() >= NEEDED:
+        raise ValueError(f"config must be a recipe as in data/originals/recipe.json, with {', '.join(NEEDED)}; got "
+                         f"{config!r}")
     if own.size != config["architecture"]["img_size"]:
         raise ValueError(f"{own!r} has pictures of another size than the recipe's {config['architecture']['img_size']}")
     seed = config["seeds"].get(own.name, zlib.crc32(own.name.encode())) if seed is None else seed
+    given.whole(seed=seed)
+    given.device(device)
     mixture = mixture or [task(name, own.size) for name in config["mixture"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -128,6 +138,14 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     Raises:
         ValueError: a task without classes or of another size than the model reads, or a number outside its range.
     """
+    _check_task(own)
+    given.whole(1, batch_size=batch_size)
+    given.whole(seed=seed)
+    given.device(device)
+    given.finite(next(backbone.parameters()), "the first weight of the backbone")
+    if getattr(backbone, "num_classes", 0):
+        raise ValueError(f"the backbone has a classifier of {backbone.num_classes} classes, and gets a head of its own "
+                         "here; take it off with reset_classifier(0)")
     shape = architecture(backbone).input_shape(backbone)
     if not own.classes or (own.channels, own.size, own.size) != shape:
         raise ValueError(f"the model reads pictures {shape} and the task needs classes; got {own!r} with "
@@ -143,6 +161,14 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     original = Original(backbone.eval(), head, own.name, own).eval()
     original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "classes": list(own.classes), **run}
     return original
+
+
+def _check_task(own: object) -> None:
+    """Refuse what is no task, and test pictures that cannot be read, before any training."""
+    if own is None:
+        raise TypeError("a task is needed, got None")
+    given.task(own)
+    own.test()
 
 
 def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..engine import given
 from .drawing import SIZE
 from .folders import SUFFIXES, inspect_folder, listed, pictures_in, some
 from .reading import cropped, open_picture, to_tensor
@@ -64,14 +65,18 @@ def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download:
 
     Raises:
         ValueError: torchvision has no such dataset, or it takes no `train=`; and as for `folder_task`.
-        RuntimeError: the files are not there (torchvision's own message).
+        FileNotFoundError: the files are not there.
     """
     from torchvision import datasets  # takes a while to import
     kinds = {kind: each for kind, each in inspect.getmembers(datasets, inspect.isclass) if _takes_train(each)}
     if dataset not in kinds:
         raise ValueError(f"torchvision.datasets has no {dataset!r} that takes train={_nearest(dataset, kinds)}; there "
                          f"are {', '.join(kinds)}, and folder_task for image folders")
-    train, test = (kinds[dataset](root, train=train, download=download) for train in (True, False))
+    try:
+        train, test = (kinds[dataset](root, train=train, download=download) for train in (True, False))
+    except RuntimeError as error:  # as torchvision says that files are missing or damaged
+        raise FileNotFoundError(f"torchvision cannot read {dataset} in {root} ({error}); give the folder that it was "
+                                "fetched into, or download=True") from None
     labels = getattr(train, "classes", None) or sorted(set(map(int, train.targets)))
     return _task(name or dataset.lower(), tuple(map(str, labels)), train, test, size, test_size, transform, channels,
                  classes)
@@ -137,9 +142,11 @@ def _task(name: str, have: tuple[str, ...], train: Sequence, test: Sequence, siz
     """The task of pairs of a file or picture and a label."""
     if channels not in (1, 3):
         raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels!r}")
-    if not all(isinstance(number, int) and number >= 1 for number in (size, test_size)):
-        raise ValueError(f"size and test_size must be whole numbers of at least 1, got {size!r} and {test_size!r}")
-    classes = have if classes is None else tuple(classes)
+    given.whole(1, size=size, test_size=test_size)
+    given.text(name=name)
+    if transform is not None and not callable(transform):
+        raise TypeError(f"transform must be a function from a picture to a tensor, or None, got {transform!r}")
+    classes = have if classes is None else tuple(given.several("classes", classes))
     pictures = _Pictures(name, train, test, _places(name, have, classes), transform or cropped(size, channels),
                          (channels, size, size))
     return Task(name, classes, pictures.draw, size, min(test_size, len(test)), len(train), channels)

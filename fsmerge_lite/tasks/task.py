@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine import given
 from . import drawing
 from .drawing import SIZE
 
@@ -45,8 +46,7 @@ class Task:
         Raises:
             ValueError: n < 1, an unknown split, or more real images asked for than there are.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        given.whole(1, n=n)
         if split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         # One stream for each task, split and seed: no test image is drawn for training.
@@ -126,9 +126,8 @@ def task(name: str, size: int = SIZE) -> Task:
     Raises:
         ValueError: there is none of that name, or size < 8.
     """
-    if name not in EMBEDDED:
+    if name not in list(EMBEDDED):
         raise ValueError(f"no embedded task {name!r}; there are {', '.join(EMBEDDED)}, "
                          "and folder_task or torchvision_task for your own pictures")
-    if size < 8:
-        raise ValueError(f"size must be at least 8 pixels, got {size}")
+    given.whole(8, size=size)
     return _embedded(name, size)

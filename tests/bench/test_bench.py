@@ -223,7 +223,7 @@ def test_distillation_may_take_as_long_as_another_method():
 def test_bad_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no benchmark 'speed'; there are lowdata"):
         runner.run("speed", tmp_path)
-    with pytest.raises(ValueError, match="jobs must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="jobs must be a whole number >= 1, got 0"):
         runner.run("lowdata", tmp_path, jobs=0)
     for text in ("not json", '[{"method": "x"}]', "{}x"):
         (tmp_path / "lowdata.json").write_text(text)

@@ -298,14 +298,14 @@ def test_bad_arguments():
     images = calibrated(pictures(4), pictures(4))
     with pytest.raises(ValueError, match="between two originals, got 3; average, regmean and align take k"):
         fsm.slerp([a, b, a])
-    with pytest.raises(ValueError, match="t must lie between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="t must be a number from 0 to 1, got 1.5"):
         fsm.slerp([a, b], 1.5)
-    with pytest.raises(ValueError, match="off_diagonal must lie between 0 and 1, got -1"):
+    with pytest.raises(ValueError, match="off_diagonal must be a number from 0 to 1, got -1"):
         fsm.regmean([a, b], images, off_diagonal=-1)
     for owners in (3, 1):
         with pytest.raises(ValueError, match=f"images are of {owners} tasks, but there are 2 originals"):
             fsm.regmean([a, b], calibrated(*[pictures(2)] * owners))
-    with pytest.raises(ValueError, match="i must lie between 0 and 1 for 2 originals, got 2"):
+    with pytest.raises(ValueError, match="i must be a whole number from 0 to 1, got 2"):
         fsm.alone([a, b], 2)
     for merge in (fsm.average, fsm.alone, fsm.slerp, lambda o: fsm.regmean(o, images), lambda o: fsm.align(o, images),
                   lambda o: fsm.alignment(o, images)):
@@ -331,7 +331,7 @@ def test_all_weights_start_at_the_loss_of_the_supernet_and_leave_it_alone():
     assert merged.history.loss[0] == pytest.approx(by_supernet.loss[0])
     assert merged.history.loss[-1] < 0.8 * merged.history.loss[0]
     assert not any(p.requires_grad for p in merged.parameters())
-    with pytest.raises(ValueError, match="inner must be >= 0"):
+    with pytest.raises(ValueError, match="inner must be a number >= 0"):
         fsm.train_folded(net, images, steps=1, inner=-1)
     with pytest.raises(ValueError, match="no depth 9"):
         fsm.train_folded(net, images, steps=1, depths=(9,))

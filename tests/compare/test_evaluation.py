@@ -142,7 +142,7 @@ def test_paths_draw_themselves():
 
 
 def test_no_path():
-    with pytest.raises(ValueError, match="steps >= 2; got 1"):
+    with pytest.raises(ValueError, match="steps must be a whole number >= 2, got 1"):
         fsm.path(Square(0.0), Square(1.0), [ZERO], steps=1)
     with pytest.raises(ValueError, match=r"differ in layers.0.weight \(6 tensors"):
         fsm.path(*mlps([4, 5]), [ZERO])

@@ -158,7 +158,7 @@ def test_super_linear_is_the_sum_of_the_paper():
 
 @pytest.mark.parametrize("rank", [0, -1, 5])
 def test_rank_outside_its_range(rank):
-    with pytest.raises(ValueError, match=f"between 1 and the width 4, got {rank}"):
+    with pytest.raises(ValueError, match=f"rank must be a whole number from 1 to 4, got {rank}"):
         Merge(4, 6, "low_rank", rank)
 
 

@@ -208,9 +208,9 @@ def test_bad_into():
         fsm.SuperNet(mlps([6, 6]), 2, into=fsm.MLP((11, 8, 8, 8)))
     with pytest.raises(TypeError, match="got Linear"):
         fsm.SuperNet(vits([8, 8]), 2, into=nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="between 1 and the width 6, got 7"):
+    with pytest.raises(ValueError, match="rank must be a whole number from 1 to 6, got 7"):
         fsm.SuperNet(vits([8, 8]), 7, into=vits([6])[0])
-    with pytest.raises(ValueError, match="between 1 and the width 8, got 9"):
+    with pytest.raises(ValueError, match="rank must be a whole number from 1 to 8, got 9"):
         fsm.SuperNet(mlps([9, 9]), 9, into=fsm.MLP((12, 8, 4, 9)))
 
 

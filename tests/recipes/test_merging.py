@@ -273,7 +273,7 @@ def test_the_command_line(table, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_to(table, tmp_path):
     (tmp_path / "out").write_text("a file, not a folder")
-    with pytest.raises(OSError, match="the folder of the results, .*out, cannot be written to"):
+    with pytest.raises(OSError, match="out/records.json cannot be written .*; give another path"):
         run(table, tmp_path)
 
 
@@ -297,7 +297,7 @@ class Evil:
     ("missing", "there is no checkpoint"), ("cut", "cannot be read as weights"), ("pickle", "would run code"),
     ("head", "has no classifier"), ("shape", "do not fit the model: .* has shape"),
     ("list", "cannot be read as weights"),
-    ("nan", "not finite"), ("classes", "its head has 3 outputs, but its task one has 2 classes: blue, green"),
+    ("nan", "must be finite"), ("classes", "its head has 3 outputs, but its task one has 2 classes: blue, green"),
     ("no timm", "timm has no model 'vit_tny_patch16_224'; did you mean 'vit_tiny_patch16_224'"),
     ("argument", "does not take"), ("no folder", "nowhere"), ("variable", "an environment variable that is not set"),
 ])

@@ -62,7 +62,7 @@ def test_command_line(capsys, tmp_path):
     assert main(["tour", "--tasks", "digits", "digits", "--out", str(tmp_path / "x")]) == 2
     assert "error: originals 2 is the same as originals 1" in capsys.readouterr().err
     assert main(["tour", "--rank", "500", "--out", str(tmp_path / "x")]) == 2
-    assert "between 1 and the width 96, got 500" in capsys.readouterr().err
+    assert "rank must be a whole number from 1 to 96, got 500" in capsys.readouterr().err
     for wrong in (["tour", "--tasks", "birds"], ["tour", "--steps", "many"], []):
         with pytest.raises(SystemExit):
             main(wrong)

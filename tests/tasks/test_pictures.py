@@ -219,10 +219,10 @@ def test_what_a_transform_may_not_give(tmp_path, transform, words):
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"channels": 2}, r"channels must be 3 \(RGB\) or 1 \(grey\), got 2"),
-    ({"size": 0}, "whole numbers of at least 1, got 0"),
-    ({"size": 8.5}, "whole numbers of at least 1, got 8.5"),
-    ({"test_size": 0}, "whole numbers of at least 1, got 32 and 0"),
-    ({"test_size": 2.5}, "whole numbers of at least 1, got 32 and 2.5"),
+    ({"size": 0}, "size must be a whole number >= 1, got 0"),
+    ({"size": 8.5}, "size must be a whole number >= 1, got 8.5"),
+    ({"test_size": 0}, "test_size must be a whole number >= 1, got 0"),
+    ({"test_size": 2.5}, "test_size must be a whole number >= 1, got 2.5"),
 ])
 def test_numbers_outside_their_range(tmp_path, options, words):
     paint(tmp_path, cat=2)

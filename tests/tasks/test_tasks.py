@@ -62,15 +62,15 @@ def test_too_many_real_images():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="no embedded task 'cars'"):
         fsm.task("cars")
-    with pytest.raises(ValueError, match="at least 8 pixels, got 4"):
+    with pytest.raises(ValueError, match="size must be a whole number >= 8, got 4"):
         fsm.task("letters", 4)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
         fsm.task("shapes").sample(0)
     with pytest.raises(ValueError, match="'train' or 'test', got 'val'"):
         fsm.task("shapes").sample(1, split="val")
     with pytest.raises(ValueError, match="original 1 has no task"):
         fsm.calibration([fsm.Original(fsm.vit(8, 1, 2))])
-    with pytest.raises(ValueError, match="augmented must be at least 0"):
+    with pytest.raises(ValueError, match="augmented must be a whole number >= 0"):
         fsm.calibration([fsm.task("shapes")], augmented=-1)
     with pytest.raises(ValueError, match="takes train="):
         fsm.torchvision_task("ImageNet99", "nowhere")
