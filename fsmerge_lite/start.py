@@ -71,7 +71,6 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     an original's, or norms that mix the shares: on the stream itself, on q and k, or inside attention and MLP.
     """
     same_tasks(net, images)
-    net.architecture.check_inputs(net.backbones[0], to_device(images.images[:1], next(net.parameters())))
     given.shares(heads, len(net.originals))
     given.number(above=True, ridge=ridge)
     given.number(off_task=off_task, inner_off_task=inner_off_task)
@@ -80,6 +79,7 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     settings = {"ridge": ridge, "off_task": off_task, "inner_off_task": inner_off_task, "floor": floor,
                 "corrected": corrected, "heads": heads and list(heads)}
     check_shares(net)
+    net.architecture.check_inputs(net.backbones[0], to_device(images.images[:1], next(net.parameters())))
     for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
         net.body.get_parameter(name).fill_(1.0)
     _Start(net, images, batch_size, settings).run(progress)

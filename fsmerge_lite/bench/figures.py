@@ -65,7 +65,7 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
 def accuracies(table: Mapping, chance: float | None = 10) -> Figure:
     """Bars of per-task and joint accuracy from a `Table`, grouped by method. Dotted: `chance` in percent."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
-    figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    figure, ax = plt.subplots(figsize=(max(8, 1.5 * len(table)), 3.8), layout="constrained")
     width = 0.8 / len(columns)
     for j, column in enumerate(columns):
         values = [scores.row().get(column, float("nan")) for scores in table.values()]

@@ -84,7 +84,7 @@ def export(merged: Merged | Original, folder: str | Path, tasks: Sequence[int | 
     if len(classes) != len(tasks):
         raise ValueError(f"classes must hold names, or None, for each of {len(tasks)} tasks, got {len(classes)}")
     for task, names in zip(tasks, classes):
-        _check_names(names, merged.to_timm(task).num_classes, task)
+        _check_names(names, merged.to_timm(task).num_classes, merged.names[task] if isinstance(task, int) else task)
     with torch.random.fork_rng(devices=[]), _naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
@@ -125,10 +125,10 @@ def _checked(merged: nn.Module) -> Merged:
     return copy.deepcopy(merged).cpu().eval()
 
 
-def _check_names(names: Sequence[str] | None, outputs: int, task: int | str) -> None:
+def _check_names(names: Sequence[str] | None, outputs: int, task: str) -> None:
     """Refuse other than one name for each output of a head."""
-    if names is not None and len(given.several(f"classes of task {task}", names)) != outputs:
-        raise ValueError(f"task {task} has {outputs} classes, but {len(names)} names were given: {names}")
+    if names is not None and len(given.several(f"classes of {task}", names)) != outputs:
+        raise ValueError(f"{task} has {outputs} classes, but {len(names)} names were given: {names}")
 
 
 def _folder_name(name: str, taken: Collection[str]) -> str:
