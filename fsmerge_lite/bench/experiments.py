@@ -1,7 +1,8 @@
 """The experiments of the benchmarks: each is a list of cells, and the methods that run on every cell.
 
 The names of methods are those of the committed records. "FS-Merge (paper)" is the published method, "FS-Merge (fitted)"
-starts from the fitted subspaces and has inner features and the off-task term in its loss.
+starts from the fitted subspaces and has inner features and the off-task term in its loss. In `longer` and `widths`
+"FS-Merge" is an earlier version of it, and "FS-Merge, first" has the paper's loss and our form of its start.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ..compare.rotation import align_orthogonal
 from .methods import (
     DEPTHS,
     LR_ALL,
+    LR_FIRST,
     LR_HINTS,
     OFF_TASK,
     Cell,
@@ -197,8 +199,8 @@ def widths(small: bool = False) -> Experiment:
     sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
     methods = {"originals (k models)": untrained(without_images(ensemble))}
     for dim, into in sizes.items():
-        methods |= {f"FS-Merge (paper) @ {dim}": paper(into=into),
-                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
+        methods |= {f"FS-Merge, first @ {dim}": fs_merge(LR_FIRST, "first", off_task=0.0, depths=(), into=into),
+                    f"FS-Merge @ {dim}": fs_merge(into=into)}
     return Experiment([replace(SMALL, tasks=pairs[0])] if small else cells, methods)
 
 
