@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--seed", type=int, default=0, help="of initialization and pictures (default: %(default)s)")
     training.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     training.add_argument("--out", required=True, help="file for the model")
+    training.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
     originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
     originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
@@ -148,6 +149,8 @@ def exporting(given: argparse.Namespace) -> None:
 
 def training(given: argparse.Namespace) -> None:
     check_writable(file_of(given.out))
+    if file_of(given.out).exists() and not given.overwrite:
+        raise ValueError(f"{file_of(given.out)} is there already; give another --out, or --overwrite")
     size = 32 if given.size is None else given.size
     whole(8, size=size)
     whole(seed=given.seed)

@@ -260,6 +260,8 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
             write_whole(file, (json.dumps(known, indent=0) + "\n").encode())
     from . import report  # draws figures: an extra
     say(report.scores(recipe, current).to_string(float_format="%.1f"))
+    largest = max(record["fold_error"] for record in current if "fold_error" in record)
+    say(f"folded and SuperNet: equal (largest difference {largest:.1e} of the features' size)")
     return Results(recipe, current, [*report.write(recipe, current, originals, said), file])
 
 
