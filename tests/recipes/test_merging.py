@@ -22,6 +22,7 @@ from fsmerge_lite.recipes import commands, merging
 from fsmerge_lite.recipes.commands import main
 from fsmerge_lite.recipes.entries import BASELINES, STARTS, STRUCTURES
 from fsmerge_lite.recipes.recipe import RecipeError, recipe_of
+from fsmerge_lite.recipes.sources import load_all, pictures
 
 SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -42,6 +43,16 @@ def weights_of(path: Path, seed: int, **more) -> Path:
     torch.manual_seed(seed)
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL | more).state_dict(), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Here and in all processes that are started: sums over other numbers of threads are rounded differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -111,6 +122,16 @@ def test_what_a_recipe_can_vary(more, table, tmp_path):
     record = next(r for r in run(table, tmp_path).records if r["method"] == label)
     assert record["fold_error"] < merging.FOLD_BOUND
     assert (record["training_steps"] == 0) == (table["training"].get("how") == "none")
+
+
+def test_a_folder_without_classes_to_merge_on(table, tmp_path):
+    folder_of(tmp_path / "pool", ["green"])
+    table["originals"][0]["unlabeled"] = "pool/green"
+    table["calibration"] = {"images": 8, "augmented": 0}
+    recipe = recipe_of(table, "small", tmp_path)
+    own = pictures(recipe, load_all(recipe)).of(0)
+    assert (own.mean((0, 2, 3)).argmax() == 1) and len(own) == 8, "all of them are green"
+    assert run(table, tmp_path).records[-1]["fold_error"] < merging.FOLD_BOUND
 
 
 def test_every_baseline_runs(table, tmp_path):
