@@ -3,7 +3,7 @@
 The method stands in this folder. Read it in this order: `matrices` (M and U), `layers` (k frozen layers between them,
 unfolded and folded), `architectures` (the graph of spaces, and who has one), `models` (what goes in and comes out),
 `supernet`, `training` (what is reconstructed), `start` (the closed-form start). Imports run one way: `engine` (what the
-method runs on), method, `compare` (baselines, scores), `tasks` (pictures, shipped originals), `bench`, `course`.
+method runs on), method, `compare`, `tasks` (pictures, shipped originals), `bench`, `recipes` (own models), `course`.
 """
 from .architectures import build, describe
 from .architectures.vit import vit
@@ -22,7 +22,7 @@ from .recipes.export import export
 from .start import fit_subspaces
 from .supernet import SuperNet, load_supernet
 from .tasks.calibration import calibration
-from .tasks.originals import load_original, load_originals, train_original
+from .tasks.originals import load_original, load_originals, train_on, train_original
 from .tasks.pictures import folder_task, inspect_folder, torchvision_task, unlabeled_task
 from .tasks.task import Task, task
 from .training import train_global, train_local
@@ -33,5 +33,5 @@ __all__ = [  # noqa: RUF022 (by room)
     "build", "average", "slerp", "regmean", "align", "alignment", "permuted", "align_orthogonal", "distill",
     "train_folded", "ensemble", "Ensemble", "alone", "evaluate", "Scores", "Table", "path", "Path", "Task", "task",
     "calibration", "folder_task", "inspect_folder", "torchvision_task", "unlabeled_task", "load_original",
-    "load_originals", "train_original", "export", "doctor"]
+    "load_originals", "train_on", "train_original", "export", "doctor"]
 __version__ = "0.2.0"

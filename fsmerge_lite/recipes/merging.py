@@ -236,24 +236,15 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
                           "from: leave out --jobs and --executor, or the launcher")
     if not dry_run:
         check_writable(recipe.out / "records.json")
-    cells, said = list(recipe.cells()), []
-
-    def note(line: str) -> None:
-        said.append(line)
-        say(line)
-    first, originals = cells[0][1], load_all(recipe)
-    images = pictures(first, originals)
-    checks.inspect(first, originals, images, note)
-    net = supernet(first, originals, 0)
-    checks.possible(recipe, originals, net)
-    checks.plan(recipe, originals, images, net, note)
+    said: list[str] = []
+    originals, images, net = _checked(recipe, lambda line: (said.append(line), say(line)))
     if dry_run:
         checks.estimate(recipe, images, net, say)
         return Results(recipe, [], [])
     file, options = recipe.out / "records.json", {"overwrite": overwrite, "jobs": jobs, "executor": executor}
     known, current = runner.load_records(file) if file.is_file() else [], []
     processes.gather()  # nothing is written before all have read
-    for record in _all_records(recipe, cells, known, originals, progress, **options):
+    for record in _all_records(recipe, known, originals, progress, **options):
         current.append(record)
         if record not in known:
             known.append(record)
@@ -265,19 +256,29 @@ def merge(recipe: Recipe, dry_run: bool = False, overwrite: bool = False, jobs: 
     return Results(recipe, current, [*report.write(recipe, current, originals, said), file])
 
 
-def _all_records(recipe: Recipe, cells: Sequence[tuple[dict, Recipe]], known: Sequence[dict],
-                 originals: Sequence[Original], progress: bool | None, overwrite: bool, jobs: int,
-                 executor: str | None) -> Iterator[dict]:
+def _checked(recipe: Recipe, say: Callable[[str], None]) -> tuple[list[Original], Calibration, SuperNet]:
+    """The originals, the images of the first cell and a SuperNet, after all checks and with the plan printed."""
+    originals, (_, first) = load_all(recipe), next(recipe.cells())
+    images = pictures(first, originals)
+    checks.inspect(first, originals, images, say)
+    net = supernet(first, originals, 0)
+    checks.possible(recipe, originals, net)
+    checks.plan(recipe, originals, images, net, say)
+    return originals, images, net
+
+
+def _all_records(recipe: Recipe, known: Sequence[dict], originals: Sequence[Original], progress: bool | None,
+                 overwrite: bool, jobs: int, executor: str | None) -> Iterator[dict]:
     """The records of all cells; those that run side by side come by cell."""
-    places = [(one, values, cell_folder(recipe, values)) for values, one in cells]
+    places = [(one, values, cell_folder(recipe, values)) for values, one in recipe.cells()]
     if jobs == 1 and executor is None:
-        for place in tqdm(places, desc="cells", disable=len(cells) == 1 or hidden_bar(progress)):
+        for place in tqdm(places, desc="cells", disable=len(places) == 1 or hidden_bar(progress)):
             yield from _records(*place, list(known), overwrite, originals, progress)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with _pool(jobs, executor) as pool:
         futures = [pool.submit(run_cell, *place, list(known), overwrite, threads) for place in places]
-        for future in tqdm(as_completed(futures), desc="cells", total=len(cells), disable=hidden_bar(progress)):
+        for future in tqdm(as_completed(futures), desc="cells", total=len(places), disable=hidden_bar(progress)):
             yield from future.result()
 
 
