@@ -43,66 +43,28 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     main = Parser("python -m fsmerge_lite", description="Merge trained transformers into one.")
     commands = main.add_subparsers(dest="command", required=True)
-    tour = commands.add_parser("tour", help="the whole algorithm on shipped originals, compared and written up")
-    tour.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(EMBEDDED), metavar="TASK",
-                      help=f"two or more of {', '.join(EMBEDDED)}; the first is model 1 (default: digits letters)")
-    tour.add_argument("--out", default="runs/tour", help="folder for model, figures and report (default: %(default)s)")
-    tour.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    tour.add_argument("--seed", type=int, default=0)
-    tour.add_argument("--steps", type=int, default=300, help="training steps a method (default: %(default)s)")
-    tour.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
-    tour.add_argument("--images", type=int, default=16, help="unlabeled images a task (default: %(default)s)")
-    tour.add_argument("--augmented", type=int, default=49, help="augmented copies of each (default: %(default)s)")
-    merging = commands.add_parser("merge", help="merge your own models by a recipe",
-                                  formatter_class=argparse.RawDescriptionHelpFormatter,
-                                  epilog=f"The entries of a recipe:\n{describe_entries()}")
-    merging.add_argument("recipe", help="a TOML file, such as recipes/tour.toml")
-    merging.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
-    merging.add_argument("--out", help="folder of the results, instead of the recipe's")
-    merging.add_argument("--device", choices=["auto", "cpu", "cuda"], help="instead of the recipe's")
-    merging.add_argument("--seed", type=int, nargs="+", help="instead of the recipe's")
-    merging.add_argument("--overwrite", action="store_true", help="replace the models of another run in this folder")
-    merging.add_argument("--jobs", type=int, default=1, help="cells of a sweep at a time (default: %(default)s)")
-    merging.add_argument("--executor", help="dask for local workers, or the address of a Dask scheduler")
-    scoring = commands.add_parser("evaluate", help="score a merged model on the tasks of a recipe")
-    scoring.add_argument("model", help="a merged model's .safetensors file")
-    scoring.add_argument("recipe", help="the recipe that it was made by")
-    scoring.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    exporting = commands.add_parser("export", help="a merged model as plain timm checkpoints, one for each task")
-    exporting.add_argument("model", help="a merged model's .safetensors file")
-    exporting.add_argument("--out", default="runs/export", help="folder for the checkpoints (default: %(default)s)")
-    exporting.add_argument("--onnx", action="store_true", help="ONNX files too")
-    training = commands.add_parser("train-original", help="train a model of your own on your own pictures")
-    pictures = training.add_mutually_exclusive_group(required=True)
-    pictures.add_argument("--folder", help="of pictures: train/CLASS/*, test/CLASS/*, or CLASS/*")
-    pictures.add_argument("--torchvision", metavar="NAME", help="a data set of torchvision, such as MNIST")
-    pictures.add_argument("--task", choices=list(EMBEDDED), help="an embedded task")
-    training.add_argument("--root", help="the folder of torchvision's data set")
-    training.add_argument("--timm", metavar="NAME", help="a timm VisionTransformer (default: a small one)")
-    training.add_argument("--pretrained", action="store_true", help="begin with timm's own weights")
-    training.add_argument("--size", type=int, help="pixels a side (default: what the timm model reads, or 32)")
-    training.add_argument("--steps", type=int, default=2000, help="(default: %(default)s)")
-    training.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
-    training.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
-    training.add_argument("--seed", type=int, default=0, help="of initialization and pictures (default: %(default)s)")
-    training.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    training.add_argument("--out", required=True, help="file for the model")
-    training.add_argument("--overwrite", action="store_true", help="replace a model that is there")
-    originals = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
-    originals.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
-    originals.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
-    bench = commands.add_parser("bench", help="compare the methods on many pairs, numbers of images and seeds")
-    bench.add_argument("name", choices=list(EXPERIMENTS), help="; ".join(
-        f"{name}: {make.__doc__.strip()}" for name, make in EXPERIMENTS.items()))
-    bench.add_argument("--out", default="runs/bench", help="folder for results and figures (default: %(default)s)")
-    bench.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    bench.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time (default: one a core)")
-    bench.add_argument("--small", action="store_true", help="a few steps on one cell, to try the road")
-    commands.add_parser("doctor", help="versions, devices and data: for a bug report")
+    for add in (add_tour, add_merge, add_evaluate, add_export, add_train_original, add_originals, add_bench):
+        add(commands)
+    options = commands.add_parser("doctor", help="versions, devices and data: for a bug report")
+    options.set_defaults(run=lambda given: print(doctor()))
     return main
 
 
-# ---------------------------------------------------------------- what each command does
+# ---------------------------------------------------------------- each command: its options, and what it does
+
+def add_tour(commands) -> None:
+    options = commands.add_parser("tour", help="the whole algorithm on shipped originals, compared and written up")
+    options.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(EMBEDDED), metavar="TASK",
+                         help=f"two or more of {', '.join(EMBEDDED)}; the first is model 1 (default: digits letters)")
+    options.add_argument("--out", default="runs/tour", help="folder for model and report (default: %(default)s)")
+    options.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--steps", type=int, default=300, help="training steps a method (default: %(default)s)")
+    options.add_argument("--rank", type=int, default=12, help="of M and U (default: %(default)s)")
+    options.add_argument("--images", type=int, default=16, help="unlabeled images a task (default: %(default)s)")
+    options.add_argument("--augmented", type=int, default=49, help="augmented copies of each (default: %(default)s)")
+    options.set_defaults(run=tour)
+
 
 def tour(given: argparse.Namespace) -> None:
     """The tour is a recipe of shipped originals, with the untrained start beside it."""
@@ -113,6 +75,21 @@ def tour(given: argparse.Namespace) -> None:
         "training": {"steps": given.steps},
         "run": {"out": given.out, "device": given.device, "seeds": [given.seed]}}, "tour")
     _finish(merge(recipe, overwrite=True))
+
+
+def add_merge(commands) -> None:
+    options = commands.add_parser("merge", help="merge your own models by a recipe",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter,
+                                  epilog=f"The entries of a recipe:\n{describe_entries()}")
+    options.add_argument("recipe", help="a TOML file, such as recipes/tour.toml")
+    options.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    options.add_argument("--out", help="folder of the results, instead of the recipe's")
+    options.add_argument("--device", choices=["auto", "cpu", "cuda"], help="instead of the recipe's")
+    options.add_argument("--seed", type=int, nargs="+", help="instead of the recipe's")
+    options.add_argument("--overwrite", action="store_true", help="replace the models of another run in this folder")
+    options.add_argument("--jobs", type=int, default=1, help="cells of a sweep at a time (default: %(default)s)")
+    options.add_argument("--executor", help="dask for local workers, or the address of a Dask scheduler")
+    options.set_defaults(run=merging)
 
 
 def merging(given: argparse.Namespace) -> None:
@@ -135,16 +112,52 @@ def _finish(results) -> None:
         print(f"written: {', '.join(map(str, results.files))}")
 
 
+def add_evaluate(commands) -> None:
+    options = commands.add_parser("evaluate", help="score a merged model on the tasks of a recipe")
+    options.add_argument("model", help="a merged model's .safetensors file")
+    options.add_argument("recipe", help="the recipe that it was made by")
+    options.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options.set_defaults(run=scoring)
+
+
 def scoring(given: argparse.Namespace) -> None:
     merged = load_merged(given.model).to(pick_device(given.device))
     tasks = [original.task for original in load_all(read_recipe(given.recipe))]
     print(Table({Path(given.model).stem: evaluate(merged, tasks)}))
 
 
+def add_export(commands) -> None:
+    options = commands.add_parser("export", help="a merged model as plain timm checkpoints, one for each task")
+    options.add_argument("model", help="a merged model's .safetensors file")
+    options.add_argument("--out", default="runs/export", help="folder for the checkpoints (default: %(default)s)")
+    options.add_argument("--onnx", action="store_true", help="ONNX files too")
+    options.set_defaults(run=exporting)
+
+
 def exporting(given: argparse.Namespace) -> None:
     _, card = load_file(given.model, "fsmerge_lite.Merged")
     for path in export(load_merged(given.model), given.out, classes=card.get("classes"), onnx=given.onnx):
         print(path)
+
+
+def add_train_original(commands) -> None:
+    options = commands.add_parser("train-original", help="train a model of your own on your own pictures")
+    pictures = options.add_mutually_exclusive_group(required=True)
+    pictures.add_argument("--folder", help="of pictures: train/CLASS/*, test/CLASS/*, or CLASS/*")
+    pictures.add_argument("--torchvision", metavar="NAME", help="a data set of torchvision, such as MNIST")
+    pictures.add_argument("--task", choices=list(EMBEDDED), help="an embedded task")
+    options.add_argument("--root", help="the folder of torchvision's data set")
+    options.add_argument("--timm", metavar="NAME", help="a timm VisionTransformer (default: a small one)")
+    options.add_argument("--pretrained", action="store_true", help="begin with timm's own weights")
+    options.add_argument("--size", type=int, help="pixels a side (default: what the timm model reads, or 32)")
+    options.add_argument("--steps", type=int, default=2000, help="(default: %(default)s)")
+    options.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
+    options.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    options.add_argument("--seed", type=int, default=0, help="of initialization and pictures (default: %(default)s)")
+    options.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options.add_argument("--out", required=True, help="file for the model")
+    options.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    options.set_defaults(run=training)
 
 
 def training(given: argparse.Namespace) -> None:
@@ -174,9 +187,27 @@ def training(given: argparse.Namespace) -> None:
     print(f"{original.name}: {original.card['accuracy']:.1f} % on its test pictures; written: {file_of(given.out)}")
 
 
+def add_originals(commands) -> None:
+    options = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
+    options.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
+    options.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
+    options.set_defaults(run=originals)
+
+
 def originals(given: argparse.Namespace) -> None:
     for original in load_originals(*given.tasks, retrain=True, folder=given.out):
         print(f"{original.name}: {original.card['accuracy']:.1f} %")
+
+
+def add_bench(commands) -> None:
+    options = commands.add_parser("bench", help="compare the methods on many pairs, numbers of images and seeds")
+    options.add_argument("name", choices=list(EXPERIMENTS), help="; ".join(
+        f"{name}: {make.__doc__.strip()}" for name, make in EXPERIMENTS.items()))
+    options.add_argument("--out", default="runs/bench", help="folder for results and figures (default: %(default)s)")
+    options.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time (default: one a core)")
+    options.add_argument("--small", action="store_true", help="a few steps on one cell, to try the road")
+    options.set_defaults(run=bench)
 
 
 def bench(given: argparse.Namespace) -> None:
@@ -185,15 +216,13 @@ def bench(given: argparse.Namespace) -> None:
     print(write_results(given.name, records, given.out))
 
 
-COMMANDS = {"tour": tour, "merge": merging, "evaluate": scoring, "export": exporting, "train-original": training,
-            "originals": originals, "bench": bench, "doctor": lambda given: print(doctor())}
-
+# ---------------------------------------------------------------- running one
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures are written, no window is opened
     try:
-        COMMANDS[given.command](given)
+        given.run(given)
     except KeyboardInterrupt:
         return _say("stopped; what was finished is kept, and the same command goes on from there", STOPPED)
     except ModuleNotFoundError as error:

@@ -4,7 +4,6 @@ import importlib.util
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..architectures import describe
 from ..engine import given
-from ..engine.files import write_whole
+from ..engine.files import naming, write_whole
 from ..models import Merged, Original
 
 # The largest difference of the logits, over the largest of them or 1.
@@ -85,7 +84,7 @@ def export(merged: Merged | Original, folder: str | Path, tasks: Sequence[int | 
         raise ValueError(f"classes must hold names, or None, for each of {len(tasks)} tasks, got {len(classes)}")
     for task, names in zip(tasks, classes):
         _check_names(names, merged.to_timm(task).num_classes, merged.names[task] if isinstance(task, int) else task)
-    with torch.random.fork_rng(devices=[]), _naming(folder):
+    with torch.random.fork_rng(devices=[]), naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             made = [_make(merged, task, names, Path(scratch), folder, onnx) for task, names in zip(tasks, classes)]
@@ -136,14 +135,6 @@ def _folder_name(name: str, taken: Collection[str]) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:80] or "task"
     names = itertools.chain([safe], (f"{safe}-{n}" for n in itertools.count(2)))
     return next(n for n in names if n.lower() not in map(str.lower, taken))
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to ({error}); give another folder") from error
 
 
 # ---------------------------------------------------------------- writing

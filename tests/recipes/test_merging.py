@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fsmerge_lite as fsm
+from fsmerge_lite.engine.files import load_file
 from fsmerge_lite.recipes import commands, merging
 from fsmerge_lite.recipes.commands import main
 from fsmerge_lite.recipes.entries import BASELINES, STARTS, STRUCTURES
@@ -296,6 +297,33 @@ def test_a_folder_that_cannot_be_written_to(table, tmp_path):
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(OSError, match="out/records.json cannot be written .*; give another path"):
         run(table, tmp_path)
+
+
+def test_a_disk_that_fills_up_in_a_run_loses_nothing(table, tmp_path, monkeypatch, capsys):
+    assert main(["merge", as_toml(table, tmp_path / "r.toml")]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if data:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    longer = as_toml(table | {"baselines": ["average", "slerp"]}, tmp_path / "r.toml")  # there is more to write
+    capsys.readouterr()
+    assert main(["merge", longer]) == 2
+    said = capsys.readouterr().err
+    assert "records.json cannot be written (No space left on device)" in said and said.count("\n") == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_card_says_where_a_model_comes_from(table, tmp_path):
+    table["originals"][0] |= {"mean": [0.4] * 3, "std": [0.2] * 3}
+    run(table, tmp_path)
+    card = load_file(tmp_path / "out" / "merged", "fsmerge_lite.Merged")[1]
+    assert card["tasks"] == ["one", "two"] and card["classes"] == 2 * [["blue", "green", "red"]]
+    assert card["normalisation"] == [[[0.4] * 3, [0.2] * 3], [[0.5] * 3, [0.5] * 3]]
+    assert card["recipe"]["supernet"]["rank"] == 2 and len(card["hashes"]["originals"]) == 2
 
 
 def test_ctrl_c_and_a_full_disk_are_one_line(monkeypatch, capsys, table, tmp_path):
