@@ -7,7 +7,7 @@ starts from the fitted subspaces and has inner features and the off-task term in
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 
 from ..architectures.vit import vit
 from ..compare.baselines import average, ensemble, regmean, slerp
@@ -47,8 +47,9 @@ SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
 def lowdata(small: bool = False) -> Experiment:
-    """The main comparison: all six pairs of four tasks, both orders, 16 and 100 images a task, three seeds."""
-    cells = [Cell(tasks, images, seed) for seed in range(3) for images in (16, 100) for tasks in permutations(FOUR, 2)]
+    """The main comparison: all six pairs of four tasks, both orders, 16, 50 and 100 images a task, three seeds."""
+    cells = [Cell(tasks, images, seed)
+             for seed, images, tasks in product(range(3), (16, 50, 100), permutations(FOUR, 2))]
     methods = {
         "originals (k models)": untrained(without_images(ensemble)),
         "average": untrained(without_images(average)),
@@ -109,7 +110,7 @@ def sweep(small: bool = False) -> Experiment:
     starts = {"": {}, **{f"{name} {value:g}": {name: value} for name, values in STARTS.items() for value in values}}
     methods = {
         **{f"distillation {lr:g}": distillation(lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
-        **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (1e-3, 2e-3, 4e-3)},
+        **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
         **{f"FS-Merge, first {lr:g}": fs_merge(lr, "first", off_task=0.0, depths=()) for lr in (2e-3, 4e-3, 8e-3)},
         **{f"start, untrained {name}".strip(): fs_merge(globally=False, start=start) for name, start in starts.items()},
         **{f"FS-Merge {lr:g}": fs_merge(lr) for lr in (1e-3, 2e-3, 4e-3)},

@@ -1,4 +1,4 @@
-"""The figures of benchmarks and tour, in the colours of Okabe and Ito, which colour-blind readers can tell apart."""
+"""The figures of benchmarks and tour. `palette` says what each colour means."""
 import io
 from collections.abc import Mapping, Sequence
 
@@ -6,17 +6,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"
-MARKERS, LINES = "osD^vPX*<>", ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 2)))
-LABELS = {"mean": "per task", "joint": "joint"}  # of a summary's columns
-COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00")
-BLUE_ORANGE = LinearSegmentedColormap.from_list("blue, white, orange", [BLUE, "white", ORANGE])
+from .palette import (
+    BLUE,
+    COLOURS,
+    DARK,
+    GREEN,
+    GREY,
+    LABELS,
+    LINES,
+    MARKERS,
+    ORANGE,
+    PINK,
+    style_of,
+)
 
 
 def png(figure: Figure) -> bytes:
@@ -65,13 +72,15 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
 def accuracies(table: Mapping, chance: float | None = 10) -> Figure:
     """Bars of per-task and joint accuracy from a `Table`, grouped by method. Dotted: `chance` in percent."""
     columns = list(dict.fromkeys(c for s in table.values() for c in s.row() if c != "mean"))
+    tasks = [column for column in columns if column != "joint"]
     figure, ax = plt.subplots(figsize=(max(8, 1.5 * len(table)), 3.8), layout="constrained")
     width = 0.8 / len(columns)
     for j, column in enumerate(columns):
         values = [scores.row().get(column, float("nan")) for scores in table.values()]
         positions = np.arange(len(table)) + (j - (len(columns) - 1) / 2) * width
-        drawn = ax.bar(positions, values, 0.94 * width, color=COLOURS[j % len(COLOURS)],
-                      label=column if column == "joint" else f"{column} (head given)")
+        look = ({"color": COLOURS[tasks.index(column) % len(COLOURS)], "label": f"{column} (head given)"}
+                if column in tasks else {"color": GREY, "hatch": "//", "label": column})
+        drawn = ax.bar(positions, values, 0.94 * width, **look)
         ax.bar_label(drawn, fmt="%.0f", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.3})
     if chance is not None:
         ax.axhline(chance, color="black", ls=":", lw=1, zorder=0, label="guessing, head given")
@@ -108,8 +117,9 @@ def against(scores: pd.DataFrame, label: str, log: bool = False) -> Figure:
     values = sorted(scores.index.unique(1))
     for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
         for j, (method, rows) in enumerate(scores.groupby(level=0, sort=False)):
-            ax.errorbar(rows.index.get_level_values(1), rows[column], rows[f"{column}_std"], capsize=3, lw=1.5,
-                        ls="-" if j < len(COLOURS) else "--", label=method, **_style(j))
+            beside = 1.02 ** (j - scores.index.unique(0).size / 2)  # so that error bars do not cover each other
+            ax.errorbar(rows.index.get_level_values(1) * beside, rows[column], rows[f"{column}_std"], capsize=3, lw=1.5,
+                        label=method, **style_of(method, j))
         if log:
             ax.set_xscale("log")
         ax.set_xticks(values, values)
@@ -121,16 +131,11 @@ def against(scores: pd.DataFrame, label: str, log: bool = False) -> Figure:
     return figure
 
 
-def _style(j: int) -> dict:
-    """Marker and colour of line j."""
-    return {"marker": MARKERS[j % len(MARKERS)], "color": COLOURS[j % len(COLOURS)]}
-
-
 def parameters(scores: pd.DataFrame) -> Figure:
     """Accuracy against the number of trained parameters (log scale): columns `trained`, `mean` and `joint`."""
     figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for j, (name, row) in enumerate(scores.iterrows()):
-        ax.plot(row["trained"], (row["mean"] + row["joint"]) / 2, ls="", ms=9, label=name, **_style(j))
+        ax.plot(row["trained"], (row["mean"] + row["joint"]) / 2, ls="", ms=9, label=name, **style_of(name, j))
     ax.set(xscale="log", xlabel="numbers trained", ylabel="mean of per-task and joint accuracy, %")
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside right center")
@@ -148,7 +153,7 @@ def panels(scores: pd.DataFrame, label: str = "", y: str = "per-task accuracy, %
         ax.set_visible(False)
     for ax, title in zip(axes.flat, titles):
         for j, (name, line) in enumerate(scores.loc[title].iterrows()):
-            ax.plot(list(line.dropna().index), line.dropna(), label=name, **_style(j))
+            ax.plot(list(line.dropna().index), line.dropna(), label=name, **style_of(name, j))
         ax.set(title=title, xlabel=label)
         ax.margins(x=0.2)
         ax.spines[["top", "right"]].set_visible(False)
@@ -194,13 +199,17 @@ def bar_panels(scores: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> F
     positions = np.arange(len(names))[::-1]
     for ax, title in zip(axes[0], titles):
         rows = scores.loc[title].reindex(names)
-        for shift, column, colour, hatch in ((0.2, "mean", BLUE, ""), (-0.2, "joint", ORANGE, "/")):
-            drawn = ax.barh(positions + shift, rows[column], 0.38, color=colour, hatch=hatch, label=LABELS[column])
+        colours = [style_of(name, 4)["color"] for name in names]
+        for shift, column, look in ((0.2, "mean", {"color": colours}),
+                                    (-0.2, "joint", {"color": "white", "edgecolor": colours, "hatch": "////"})):
+            drawn = ax.barh(positions + shift, rows[column], 0.38, **look)
             ax.bar_label(drawn, fmt=digits, fontsize=8, padding=2)
         ax.set_yticks(positions, names)
         ax.set(title=title, xlim=(0, 115), xlabel="test accuracy, %")
         ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    solid, hatched = (Patch(ec=DARK, label=LABELS["mean"], fc=DARK),
+                      Patch(ec=DARK, label=LABELS["joint"], fc="white", hatch="////"))
+    figure.legend(handles=[solid, hatched], frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -229,7 +238,7 @@ def gaps(scores: pd.DataFrame, label: str) -> Figure:
         ax.axvline(0, color="black", lw=1)
         for j, column in enumerate(LABELS):
             ax.plot(scores.loc[title].reindex(names)[column], range(len(names)), ls="", label=LABELS[column],
-                    **_style(j))
+                    marker=MARKERS[j], color=DARK, mfc=DARK if column == "mean" else "white")
         ax.set(title=title, xlabel=label)
         ax.grid(axis="y", color=GREY, lw=0.4)
         ax.spines[["top", "right"]].set_visible(False)
@@ -251,7 +260,7 @@ def box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """An arrow between two points, in data units."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1.2))
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=DARK, lw=1.2))
 
 
 def layer_diagram() -> Figure:

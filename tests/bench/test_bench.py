@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fsmerge_lite as fsm
-from fsmerge_lite.bench import results, runner
+from fsmerge_lite.bench import palette, results, runner
 from fsmerge_lite.bench.experiments import EXPERIMENTS, SMALL, Experiment
 from fsmerge_lite.bench.methods import (
     Cell,
@@ -253,15 +253,30 @@ def test_committed_records_are_whole_and_their_tables_say_what_they_say(name):
         assert results.costs(results.summary(records, by)) in text
 
 
-def test_the_readme_has_the_committed_numbers():
-    records = runner.load_records(ROOT / "benchmarks" / "results" / "lowdata.json")
-    found = results.summary(records)
-    rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
-    checked = 0
-    for _, method, *cells, _ in rows:
-        if method.strip() in found.index:
-            expected = [results.points(*found.loc[(method.strip(), images), [column, f"{column}_std"]])
-                        for images in (16, 100) for column in ("mean", "joint")]
-            assert [cell.strip() for cell in cells] == expected, method
-            checked += 1
-    assert checked >= 6
+def short(found, method: str, images: int) -> list[str]:
+    return [" / ".join(f"{found.loc[(method, images), column]:.1f}" for column in ("mean", "joint"))]
+
+
+def long(found, method: str, images: int) -> list[str]:
+    return [results.points(*found.loc[(method, images), [column, f"{column}_std"]]) for column in ("mean", "joint")]
+
+
+@pytest.mark.parametrize("file, cells", [("README.md", short), ("benchmarks/README.md", long)])
+def test_the_main_table_has_the_committed_numbers(file, cells):
+    found = results.summary(runner.load_records(ROOT / "benchmarks" / "results" / "lowdata.json"))
+    table = (ROOT / file).read_text().split("| originals (k models) |")[1]
+    rows = [line.strip("| ").split(" | ") for line in ("| originals (k models) |" + table).splitlines()]
+    rows = {method: values for method, *values in rows[:found.index.unique("method").size]}
+    assert list(rows) == list(found.index.unique("method"))
+    for method, values in rows.items():
+        assert values == [cell for images in (16, 50, 100) for cell in cells(found, method, images)], method
+
+
+
+def test_every_method_has_one_color_and_no_two_share_it():
+    assert len(set(palette.METHODS.values())) == len(palette.METHODS) - 1  # "originals" is written in two ways
+    for name in ("lowdata", "many", "room"):
+        for method in EXPERIMENTS[name](False).methods:
+            assert method.split(" @ ")[0] in palette.METHODS or "in sequence" in method, method
+    assert palette.style_of("FS-Merge (fitted) @ 96") == palette.style_of("FS-Merge (fitted) @ 192")
+    assert palette.style_of("something else", 1)["color"] == palette.COLOURS[1]
