@@ -1,9 +1,9 @@
-"""Merges at every rank, for lesson 04's slider: python benchmarks/ranks.py [--steps N] [--seeds N] [--out FILE].
+"""Merges at every rank, for lesson 05's slider: python benchmarks/ranks.py [--steps N] [--seeds N] [--out FILE].
 
 Takes about ten minutes on one core; `--out data/lessons/ranks.json` renews what the lesson shows.
-Digits and letters, 16 images a task, from the paper's start `first` and from ours, `fit_subspaces`, with M and U
-diagonal, or diagonal plus low rank. Prints a table and writes ranks.json: accuracies, accuracy by class, loss curves,
-the singular values of a trained low-rank part, and the predictions for a few test images.
+Digits and letters, 16 images a task, from the start at model 1 (`first`) and from the fitted start (`fit_subspaces`),
+with M and U diagonal, or diagonal plus low rank. Prints a table and writes ranks.json: accuracies, accuracy by class,
+loss curves, the singular values of a trained low-rank part, and the predictions for a few test images.
 """
 import argparse
 import json
@@ -37,7 +37,7 @@ def merge(start: str, rank: int | None, cell: Cell) -> dict:
 
 
 def train(net: fsm.SuperNet, start: str, images: fsm.Calibration, cell: Cell) -> fsm.History:
-    """Train globally from the paper's start, or from ours with its losses."""
+    """Train globally from the start at model 1, or from the fitted start with its losses."""
     options = {"steps": cell.steps, "batch_size": BATCH, "seed": cell.seed, "progress": False}
     if start == "first":
         return fsm.train_global(net, images, lr=LR_FIRST, **options)
@@ -96,8 +96,8 @@ def settings_of(cells: dict[str, list[Cell]]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=150, help="training steps a merge (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds from first; ours, which takes longer, has one "
-                        "(default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds from model 1; the fitted start, which takes "
+                        "longer, has one (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/ranks.json"), help="file (default: %(default)s)")
     given = parser.parse_args()
     cells = {"first": [Cell(("digits", "letters"), 16, seed, given.steps) for seed in range(given.seeds)]}

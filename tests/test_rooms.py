@@ -17,7 +17,7 @@ HEAVY = ("matplotlib", "IPython", "sklearn", "pandas", "ipywidgets", "jupyterlab
 
 
 def room(path: Path) -> str:
-    return "method" if path.parent == PACKAGE else path.parent.name
+    return "method" if path.parent == PACKAGE else path.relative_to(PACKAGE).parts[0]
 
 
 def imported(path: Path, everywhere: bool = True) -> list[Path]:

@@ -12,15 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FAULTS = {
     "the fold forgets the bias": (
         "layers.py", "sum(term.bias for term in terms)", "0 * sum(term.bias for term in terms)",
-        ["02_merge_and_unmerge", "06_folding"]),
+        ["03_merge_and_unmerge", "09_folding"]),
     "M and U are swapped": (
         "layers.py", "self.merges, self.unmerges, self.k = merges, unmerges, len(layers)",
-        "self.merges, self.unmerges, self.k = unmerges or merges, merges, len(layers)", ["02_merge_and_unmerge"]),
+        "self.merges, self.unmerges, self.k = unmerges or merges, merges, len(layers)", ["03_merge_and_unmerge"]),
     "a LayerNorm is skipped": (
         "supernet.py", "self.eval()\n",
         "self.eval(); [setattr(b.norm2, 'forward', lambda x: x) for b in getattr(self.body, 'blocks', ())]\n",
-        ["06_folding"]),
-    "nothing": ("layers.py", "", "", ["02_merge_and_unmerge"]),
+        ["09_folding"]),
+    "nothing": ("layers.py", "", "", ["03_merge_and_unmerge"]),
 }
 
 
