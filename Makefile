@@ -5,12 +5,13 @@ READY := .venv/.ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 JOBS ?= 2
 
-.PHONY: help tour test lint lab notebooks wheel-test oldest clean
+.PHONY: help tour test lint lab notebooks book wheel-test oldest clean
 help:
 	@echo "make tour        the whole algorithm on shipped models (minutes), report in runs/tour"
 	@echo "make test        all tests, notebooks included"
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   run all notebooks again, in place"
+	@echo "make book        the lessons as static pages in runs/book, from their committed outputs"
 	@echo "make wheel-test  build the wheel, install it alone in an empty environment, use it there"
 	@echo "make oldest      the tests of the library with the oldest versions that pyproject.toml admits"
 	@echo "make clean       remove environments, runs and caches"
@@ -49,7 +50,14 @@ lab: $(READY)
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS) \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	  --ExecutePreprocessor.timeout=300
+
+# A warning, such as a link that leads nowhere, is an error. Nothing is executed.
+book: $(READY)
+	@rm -rf runs/book
+	$(BIN)/python -m sphinx -W --keep-going -q -E -c notebooks -d runs/.book . runs/book
+	@echo "the start page is runs/book/index.html"
 
 # Away from the checkout, in an empty folder; -I keeps Python from looking anywhere but in the environment.
 wheel-test: $(READY)
