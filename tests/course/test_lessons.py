@@ -6,6 +6,7 @@ import nbformat
 import pytest
 import torch
 
+import fsmerge_lite as fsm
 from fsmerge_lite.course import exercises, lessons
 from fsmerge_lite.course.exercises.testing import Exercise
 
@@ -27,7 +28,7 @@ def printed(capsys, function, name: str) -> str:
 def solutions(path: Path) -> dict:
     """What the solutions of a lesson define, all in one scope."""
     cells = nbformat.read(path, as_version=4).cells
-    scope = {"torch": torch}
+    scope = {"torch": torch, "fsm": fsm}
     for solution in SOLUTION.findall("\n".join(c.source for c in cells if c.cell_type == "markdown")):
         exec(solution, scope)
     return scope

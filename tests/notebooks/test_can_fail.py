@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FAULTS = {
     "the fold forgets the bias": (
         "layers.py", "sum(term.bias for term in terms)", "0 * sum(term.bias for term in terms)",
-        ["03_merge_and_unmerge", "09_folding"]),
+        ["09_folding"]),
+    "the fold of full matrices forgets the bias": (
+        "layers.py", "else folded[:, -1]", "else 0 * folded[:, -1]", ["03_merge_and_unmerge"]),
     "M and U are swapped": (
         "layers.py", "self.merges, self.unmerges, self.k = merges, unmerges, len(layers)",
         "self.merges, self.unmerges, self.k = unmerges or merges, merges, len(layers)", ["03_merge_and_unmerge"]),

@@ -24,42 +24,42 @@ from ...tasks.task import Task
 from .parts import bare, canvas
 
 LOWDATA = DATA.parents[1] / "benchmarks" / "results" / "lowdata.json"
-ROWS = ("originals (k models)", "average", "distillation", "FS-Merge (paper)", "FS-Merge (fitted), untrained",
-        "FS-Merge (fitted)")
+ROWS = ("originals (k models)", "average", "distillation", "distillation, same time", "FS-Merge (paper)",
+        "FS-Merge (fitted), untrained", "FS-Merge (fitted)")
 
 # ---------------------------------------------------------------- lesson 00
 
 
 def two_into_one(first: str = "digits", second: str = "letters") -> Figure:
-    """Two backbones with a classification head each become one backbone with two heads."""
-    figure, ax = canvas(18.4, 6.2, (11.5, 3.9))
+    """Two backbones with a classification head each become one backbone with two classification heads."""
+    figure, ax = canvas(20.7, 6.2, (12, 3.9))
     for y, i, colour, task in ((4.5, 1, BLUE, first), (2.3, 2, ORANGE, second)):
         ax.text(0.2, y, task, va="center", fontsize=11)
         box(ax, 3.6, y, f"backbone {i}", colour, 2.4, "--")
-        box(ax, 6.6, y, f"head {i}", colour, 1.7, "--")
+        box(ax, 6.9, y, f"classification\nhead {i}", colour, 2.4, "--")
         arrow(ax, (1.6, y), (2.3, y))
-        arrow(ax, (4.9, y), (5.65, y))
-        box(ax, 14.2, y, f"$U_{{out,{i}}}$", GREEN, 1.3)
-        box(ax, 16.6, y, f"head {i}", colour, 1.7, "--")
-        arrow(ax, (12.6, 3.4 + 0.25 * (3 - 2 * i)), (13.45, y))
-        arrow(ax, (14.95, y), (15.65, y))
-        ax.text(17.6, y, task, va="center", fontsize=11)
-    box(ax, 11.3, 3.4, "one backbone", MERGED, 2.5)
-    arrow(ax, (7.8, 3.4), (9.85, 3.4))
-    ax.text(8.8, 3.65, "merge", ha="center", va="bottom", fontsize=11)
-    ax.text(4.2, 5.7, "two originals, trained apart", ha="center", fontsize=11)
-    ax.text(14.0, 5.7, "one model of the size of one", ha="center", fontsize=11)
-    ax.text(8.8, 0.75, "a few unlabeled pictures; of each one it is known which task it belongs to", ha="center",
-            va="top", fontsize=10)
-    arrow(ax, (8.8, 0.95), (8.8, 3.1))
-    ax.text(11.3, 4.95, "a picture\nof either task", ha="center", va="center", fontsize=10)
-    arrow(ax, (11.3, 4.5), (11.3, 3.8))
-    ax.text(16.0, 0.75, "dashed: frozen", ha="center", va="top", fontsize=10)
+        arrow(ax, (4.9, y), (5.6, y))
+        box(ax, 15.2, y, f"$U_{{out,{i}}}$", GREEN, 1.3)
+        box(ax, 17.9, y, f"classification\nhead {i}", colour, 2.4, "--")
+        arrow(ax, (13.55, 3.4 + 0.25 * (3 - 2 * i)), (14.45, y))
+        arrow(ax, (15.95, y), (16.6, y))
+        ax.text(19.35, y, task, va="center", fontsize=11)
+    box(ax, 12.2, 3.4, "one backbone", MERGED, 2.5)
+    arrow(ax, (8.4, 3.4), (10.8, 3.4))
+    ax.text(9.6, 3.65, "merge", ha="center", va="bottom", fontsize=11)
+    ax.text(4.5, 5.7, "two originals, trained separately", ha="center", fontsize=11)
+    ax.text(15.0, 5.7, "one model, about the size of one original", ha="center", fontsize=11)
+    ax.text(9.6, 0.75, "a few pictures without labels;\nthe task of each one is known", ha="center", va="top",
+            fontsize=10)
+    arrow(ax, (9.6, 0.95), (9.6, 3.1))
+    ax.text(12.2, 4.95, "a picture\nof either task", ha="center", va="center", fontsize=10)
+    arrow(ax, (12.2, 4.5), (12.2, 3.8))
+    ax.text(16.6, 0.75, "$U_{out,i}$: output matrix, learned\ndashed: frozen", ha="center", va="top", fontsize=10)
     return figure
 
 
 def heads_compete(names: Sequence[str], first: Tensor, second: Tensor, classes: Sequence[str]) -> Figure:
-    """The logits of two heads for some images: the winner within the own head, and the winner of all.
+    """The logits of two classification heads for some images: the largest of the own one, and the largest of all.
 
     Args:
         names: the true class of each image, one of `classes`.
@@ -71,17 +71,17 @@ def heads_compete(names: Sequence[str], first: Tensor, second: Tensor, classes: 
     for j, name in enumerate(classes):
         ax.text(2.7 + j + 0.4 * (j >= own), len(names) + 0.35, name, ha="center", fontsize=11,
                 color=MODELS[int(j >= own)], weight="bold")
-    for left, text, i in ((2.2, "head 1", 0), (2.6 + own, "head 2", 1)):
+    for left, text, i in ((2.2, "classification head 1", 0), (2.6 + own, "classification head 2", 1)):
         ax.text(left + own / 2, len(names) + 1.05, text, ha="center", fontsize=11, color=MODELS[i])
-    ax.text(2.2 + len(classes) + 1.4, len(names) + 0.35, "per task", ha="center", fontsize=11)
-    ax.text(2.2 + len(classes) + 3.4, len(names) + 0.35, "joint", ha="center", fontsize=11)
+    ax.text(2.2 + len(classes) + 1.4, len(names) + 0.35, "per task\n(dashed)", ha="center", fontsize=11)
+    ax.text(2.2 + len(classes) + 3.4, len(names) + 0.35, "joint\n(solid)", ha="center", fontsize=11)
     for row, (name, values) in enumerate(zip(names, every)):
         _one_image(ax, len(names) - 0.5 - row, f"an image of {name}", values, own, classes, classes.index(name))
     return figure
 
 
 def _one_image(ax: Axes, y: float, text: str, values: Tensor, own: int, classes: Sequence[str], right: int) -> None:
-    """The row of one image: logits, the own head's winner in a dashed frame, the winner of all in a solid one."""
+    """The row of one image: the own head's largest logit in a dashed frame, the largest of all in a solid one."""
     start, stop = (0, own) if right < own else (own, len(values))
     per_task, joint = start + values[start:stop].argmax().item(), values.argmax().item()
     ax.text(0.1, y, text, va="center", fontsize=11)
@@ -99,12 +99,12 @@ def _one_image(ax: Axes, y: float, text: str, values: Tensor, own: int, classes:
 
 
 def test_logits(model: nn.Module, tasks: Sequence[Task]) -> list[tuple[list[Tensor], Tensor]]:
-    """For each task, the logits of every head for its test images, and their labels."""
+    """For each task, the logits of every classification head for its test images, and their labels."""
     return [(logits(model, images), labels) for images, labels in (task.test() for task in tasks)]
 
 
 def shifted(found: Sequence[tuple[list[Tensor], Tensor]], names: Sequence[str], added_to_head_2: float = 0) -> Figure:
-    """Per-task and joint accuracy when a constant is added to all logits of head 2. `found`: from `test_logits`."""
+    """Both accuracies when a constant is added to all logits of classification head 2. `found`: `test_logits`."""
     figure, ax = plt.subplots(figsize=(8, 3.3), layout="constrained")
     own, right, total = [], 0, 0
     for i, (heads, labels) in enumerate(found):
@@ -120,7 +120,7 @@ def shifted(found: Sequence[tuple[list[Tensor], Tensor]], names: Sequence[str], 
     counts = [f"{name}\n{len(labels)} images" for name, (_, labels) in zip(names, found)]
     ax.set_xticks(range(len(own)), [*counts, f"both\nmean of tasks | all {total} images"])
     ax.set(ylim=(0, 125), yticks=range(0, 101, 20), ylabel="test accuracy, %",
-           title=f"{added_to_head_2:g} added to all logits of head 2")
+           title=f"{added_to_head_2:.3g} added to all logits of classification head 2")
     ax.legend(handles=[Patch(fc=DARK, label="per task"), Patch(fc="white", ec=DARK, hatch="////", label="joint")],
               frameon=False, ncols=2, loc="upper right")
     bare(ax)
@@ -143,14 +143,14 @@ def costs(rows: Mapping[str, nn.Module], x: Tensor, rounds: int = 5) -> pd.DataF
 
 
 def recorded(images: int) -> pd.DataFrame:
-    """The benchmark `lowdata` for so many images a task: means and standard deviations over its 36 merges."""
+    """The benchmark `lowdata` for so many images per task: means and standard deviations over its 36 merges."""
     records = [r for r in runner.load_records(LOWDATA) if r["images"] == images]
     return results.summary(records).xs(images, level="images").loc[list(ROWS)]
 
 
 def benchmark(scores: Mapping[str, pd.DataFrame], guessing: tuple[float, float] = (10, 5)) -> Figure:
-    """Per-task and joint accuracy of methods with standard deviations: title of the panel -> from `recorded`."""
-    figure, axes = plt.subplots(1, len(scores), figsize=(5.3 + 3.2 * len(scores), 4.2), sharey=True, squeeze=False,
+    """Per-task and joint accuracy of methods with standard deviations: title of a panel -> rows from `recorded`."""
+    figure, axes = plt.subplots(1, len(scores), figsize=(5.3 + 3.2 * len(scores), 4.8), sharey=True, squeeze=False,
                                 layout="constrained")
     for ax, (title, rows) in zip(axes[0], scores.items()):
         y = np.arange(len(rows))[::-1]

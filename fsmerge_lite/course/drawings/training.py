@@ -56,7 +56,7 @@ def local_and_global() -> Figure:
 
 
 def local_steps(net: SuperNet) -> pd.DataFrame:
-    """Which M, U and norms the step of each depth trains, and how many numbers that is."""
+    """Which M, U and norms the step of each depth trains, and how many parameters that is."""
     rows, done = {}, set()
     for depth in (*net.graph.readouts, None):
         block = [(name, p) for name, p in until(net, depth) if name not in done and p.requires_grad]
@@ -64,7 +64,7 @@ def local_steps(net: SuperNet) -> pd.DataFrame:
         rows["output" if depth is None else f"depth {depth}"] = {
             "M": _places(block, ".merges."), "U": _places(block, ".unmerges."),
             "norms": _places([pair for pair in block if "norm" in pair[0]], "."),
-            "numbers": f"{sum(p.numel() for _, p in block):,}"}
+            "parameters": f"{sum(p.numel() for _, p in block):,}"}
     return pd.DataFrame(rows).T
 
 
@@ -103,7 +103,7 @@ def one_unit(size: float = 3) -> Figure:
 
 
 def curves(local: Sequence, one: object, window: int = 5) -> Figure:
-    """Loss curves of local training, a depth a panel, beside that of global training; means over `window` steps."""
+    """Loss curves of local training, one panel per depth, beside that of global training; means over `window` steps."""
     runs = [*local, one]
     figure, axes = plt.subplots(1, len(runs), figsize=(11, 2.9), sharey=True, layout="constrained")
     for ax, run in zip(axes, runs):
@@ -153,7 +153,7 @@ def missed_of(runs: pd.DataFrame, name: str, images: str = "test") -> list[list[
 def missed(shares: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str]) -> Figure:
     """The share of the features that is missed after each block: name of a run -> for each task, depth by depth.
 
-    Names that begin with "local" or "global" have the colour of that training; others are grey.
+    Names that begin with "local" or "global" have the color of that training; others are grey.
     """
     figure, axes = plt.subplots(1, len(tasks), figsize=(10, 3.8), sharey=True, layout="constrained")
     looks = {"local": (LOCAL, "--"), "global": (GLOBAL, "-"), "start": (GREY, ":"), "U_out": (GREY, "-.")}
@@ -174,12 +174,12 @@ def missed(shares: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str]
 
 
 def costs(net: SuperNet, x: Tensor, stages: Sequence, whole: object) -> pd.DataFrame:
-    """MB that autograd keeps for images x, and milliseconds a step, of each stage of local training and of global.
+    """MB that autograd keeps for images x, and milliseconds per step, of each stage of local training and of global.
 
     Args:
-        net: a SuperNet; which of its parameters are learned is put back afterwards.
+        net: a SuperNet; which of its parameters are learned is restored afterwards.
         x: a batch of images.
-        stages, whole: what `train_local` and `train_global` have returned, for the seconds.
+        stages, whole: what `train_local` and `train_global` returned; they hold the seconds.
     """
     rows, done, every = {}, set(), {name for name, p in net.named_parameters() if p.requires_grad}
     for depth, run in zip((*net.graph.readouts, None), stages):
@@ -187,7 +187,7 @@ def costs(net: SuperNet, x: Tensor, stages: Sequence, whole: object) -> pd.DataF
         rows[run.name] = _kept(net, names - done, lambda d=depth: net.features(x, [d])), run
         done |= names
     rows["global"] = _kept(net, every, lambda: net(x)), whole
-    return pd.DataFrame({name: {"MB kept": kept, "ms a step": 1000 * run.seconds[-1] / len(run.loss)}
+    return pd.DataFrame({name: {"MB kept": kept, "ms per step": 1000 * run.seconds[-1] / len(run.loss)}
                          for name, (kept, run) in rows.items()}).T.round(1)
 
 
@@ -234,7 +234,12 @@ def kept_directions(size: Tensor, kept: Mapping[str, Tensor]) -> Figure:
 
 
 def competing_heads(methods: Mapping[str, Sequence[Tensor]], labels: Sequence[int], owner: Sequence[int]) -> Figure:
-    """The logits of all classification heads for a few images, and who wins: method -> logits (n, classes) a head."""
+    """The logits of all classification heads for a few images, and which wins.
+
+    Args:
+        methods: method -> logits (n, classes) of each classification head.
+        labels, owner: of the n images, the class within the own classification head and the task.
+    """
     figure, axes = plt.subplots(1, len(methods), figsize=(11, 3.4), sharey=True, layout="constrained")
     for ax, (name, heads) in zip(axes, methods.items()):
         for image, right in enumerate(zip(owner, labels)):

@@ -25,11 +25,7 @@ INPUTS, HIDDEN, OUTPUT = ((0.3, 2.0), (0.3, 0.4)), ((2.0, 2.0), (2.0, 0.4)), ((3
 
 
 def random_orders(original: Original, seed: int) -> dict[str, Tensor]:
-    """A random order for every space of a model: the heads of a block in one order, the units of each head in its own.
-
-    Returns:
-        space -> index, as `fsmerge_lite.permuted` takes it.
-    """
+    """A random order for every space, as `permuted` takes it: heads in one order, the units of each head in its own."""
     generator, heads, orders = torch.Generator().manual_seed(seed), {}, {}
     for space in graph_of(original.backbone).spaces.values():
         group = space.group or space.name
@@ -120,17 +116,18 @@ def _hill(ax: Axes, ts: Sequence[float], losses: Sequence[float]) -> None:
     parts.bare(ax)
 
 
-def hills(paths: Mapping[str, Path]) -> Figure:
-    """Loss and barrier (left) and accuracy of each task (right) along the line between two models, a row for each."""
+def hills(paths: Mapping[str, Path], start: str, end: str) -> Figure:
+    """Loss and barrier (left) and accuracy of each task (right) on lines from one model to another, a row for each."""
     figure, axes = plt.subplots(len(paths), 2, figsize=(9.4, 2.9 * len(paths)), sharex=True, sharey="col",
                                 squeeze=False, layout="constrained")
     highest = max(max(path.loss) for path in paths.values())
     for (left, right), (name, path) in zip(axes, paths.items()):
         _hill(left, path.t, path.loss)
-        left.set(title=name, ylabel="test loss, mean of the tasks", ylim=(0, 1.25 * highest))
+        loss = "test loss, mean of the tasks" if len(path.losses) > 1 else "test loss"
+        left.set(title=name, ylabel=loss, ylim=(0, 1.25 * highest))
         _accuracies(right, path)
-    for ax in axes[:-1].flat:
-        ax.set_xlabel("")
+    right.set_xticks((0, 0.5, 1), (f"0\n{start}", "0.5", f"1\n{end}"))
+    plt.setp(axes[:-1].flat, xlabel="")
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure
 
@@ -156,6 +153,7 @@ def along(t: float, path: Path, pictures: Mapping[str, Tensor], answers: Mapping
     _accuracies(left, path)
     left.axvline(t, color="black", lw=2)
     left.set_title(f"$t = {t:.1f}$")
+    left.set_xticks((0, 1), [f"{x}\n{task} model" for x, task in enumerate(path.accuracies)])
     left.legend(frameon=False, fontsize=8, loc="center left")
     for row, name in enumerate(pictures):
         for column, image in enumerate(pictures[name].movedim(1, -1).cpu() / 2 + 0.5):
@@ -164,7 +162,7 @@ def along(t: float, path: Path, pictures: Mapping[str, Tensor], answers: Mapping
             right.text(column + 0.46, -0.22 - 1.5 * row, f"{given} {'✓' if correct else '✗'}", ha="center", va="center",
                        color="black" if correct else "grey", fontweight="bold" if correct else "normal")
     right.set(xlim=(0, len(next(iter(pictures.values())))), ylim=(-2.0, 1), aspect="equal",
-              title="some test pictures, and what they are taken for (head given)")
+              title="test pictures, and what they are taken for (head given; bold: right)")
     right.axis("off")
     return figure
 
@@ -175,7 +173,7 @@ def by_depth(accuracy: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]
 
     Args:
         accuracy: name of the width -> number of hidden layers -> (network, average) in percent, one pair for each seed.
-        sizes: name of the width -> what each layer of the average puts out, as a fraction of what the network's does.
+        sizes: name of the width -> the size of each layer's outputs in the average, as a fraction of the network's.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
     for look, (name, depths) in zip(({"color": "black"}, {"color": "grey"}), accuracy.items()):
@@ -188,7 +186,7 @@ def by_depth(accuracy: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]
     left.set(xlabel="hidden layers", ylabel="test accuracy, %", xticks=list(depths), ylim=(0, 105),
              title="dotted: the networks\nsolid: average of both orders (points: each seed)")
     right.set(xlabel="layer (deepest networks)", ylabel="size, % of the network's", ylim=(0, 105),
-              xticks=range(1, len(sizes[name]) + 1), title="what each layer of the\naverage puts out")
+              xticks=range(1, len(sizes[name]) + 1), title="outputs of each layer\nof the average")
     parts.bare(left).legend(frameon=False, loc="lower left")
     parts.bare(right)
     return figure
@@ -227,15 +225,15 @@ def kept(rows: Mapping[str, tuple[float, float]]) -> Figure:
 def arc_and_chord(degrees: float) -> Figure:
     """Two vectors of length 1, so many degrees apart; their average on the chord between them, and SLERP on the arc."""
     figure, ax = plt.subplots(figsize=(7.2, 2.9), layout="constrained")
-    angles = np.radians([90 + degrees / 2, 90 - degrees / 2])
-    ends = np.stack([np.cos(angles), np.sin(angles)], 1)
-    length, arc = ends.mean(0)[1], np.linspace(*angles)
+    arc = np.radians(90 + degrees * np.linspace(0.5, -0.5))
+    ends, length = np.stack([np.cos(arc), np.sin(arc)], 1)[[0, -1]], np.sin(arc[0])
     ax.plot(*ends.T, color=METHODS["average"], ls=":", lw=1.5)
     ax.plot(np.cos(arc), np.sin(arc), color=METHODS["slerp"], ls=":", lw=1.5)
-    for (x, y), color, name in zip((*ends, (0, 1), (0, length)), (*MODELS[:2], METHODS["slerp"], METHODS["average"]),
-                                   ("$w_1$", "$w_2$", "SLERP: length 1.00", f"average: length {length:.2f}")):
-        ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkB": 0})
-        ax.plot([], [], color=color, lw=2.5, label=name)
+    for end, color, name in zip((*ends, (0, length), (0, 1)), (*MODELS[:2], METHODS["average"], METHODS["slerp"]),
+                                ("$w_1$", "$w_2$", f"average: length {length:.2f}", "SLERP: length 1.00")):
+        width = 8 if "average" in name else 2.5
+        ax.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": width, "shrinkB": 0})
+        ax.plot([], [], color=color, lw=width, label=name)
     ax.set(xlim=(-1.1, 1.1), ylim=(-0.1, 1.1), aspect="equal", title=f"{degrees:.0f} degrees apart")
     ax.axis("off")
     figure.legend(frameon=False, loc="outside right center")
@@ -251,36 +249,34 @@ def bowls(weights: Tensor, grams: Tensor, points: Mapping[str, Tensor]) -> Figur
         points: method -> two weights.
     """
     figure, ax = plt.subplots(figsize=(6.6, 4.1), layout="constrained")
-    grid = torch.stack(torch.meshgrid(torch.linspace(-1, 5, 121), torch.linspace(0, 6, 121), indexing="xy"), -1)
+    grid = torch.stack(torch.meshgrid(torch.linspace(-1.5, 6, 151), torch.linspace(-1.5, 6, 151), indexing="xy"), -1)
     for i, (own, gram, color) in enumerate(zip(weights, grams, MODELS), 1):
         error = torch.einsum("xya, ab, xyb -> xy", grid - own, gram, grid - own)
-        ax.contour(grid[..., 0], grid[..., 1], error, levels=(0.1, 0.5, 1, 2, 4), colors=color, linewidths=1.2)
+        rings = ax.contour(*grid.unbind(-1), error, levels=(0.1, 0.3, 0.6, 1), colors=color, linewidths=1.2)
+        ax.clabel(rings, [1], fmt="error 1")
         ax.plot(*own, "o", color=color, ms=9, label=f"$W_{i}$ and its error")
     for name, point in points.items():
         ax.plot(*point, ls="", ms=10, mec="black", label=name, **style_of(name))
-    ax.set(xlabel="weight of input 0", ylabel="weight of input 1", xlim=(-1, 5), ylim=(0, 6), aspect="equal")
+    ax.set(xlabel="weight of input 0", ylabel="weight of input 1", aspect="equal")
     figure.legend(frameon=False, loc="outside right center")
     parts.bare(ax)
     return figure
 
 
-def errors_by_layer(errors: Mapping[str, Mapping[str, tuple[float, float]]]) -> Axes:
-    """The error of each merged layer alone (dashed) and inside the merged model (solid), in percent.
-
-    Args:
-        errors: method -> layer, such as "blocks.0.mlp.fc1" -> (alone, in the model).
-    """
-    figure, ax = plt.subplots(figsize=(8.6, 3.8), layout="constrained")
-    for name, layers in errors.items():
-        look, (alone, inside) = style_of(name), zip(*layers.values())
-        ax.plot(alone, ls="--", mfc="white", label=f"{name}: reads what the original reads", **look)
-        ax.plot(inside, label=f"{name}: in the merged model", **look)
-    ax.axhline(100, color="black", lw=1, ls=":", label="as wrong as a constant")
-    names = [layer.split(".", 2) for layer in layers]
-    ax.set_xticks(range(len(layers)), [f"block {int(number) + 1}\n{layer}" for _, number, layer in names])
-    ax.set(ylabel="error, % of the output's variance", ylim=(0, None))
-    figure.legend(frameon=False, loc="outside upper center", ncols=2, fontsize=9)
-    return parts.bare(ax)
+def errors_by_layer(errors: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]) -> Figure:
+    """The error of merged layers, in percent: task -> method -> "blocks.0.mlp.fc1", ... -> (alone, in the model)."""
+    figure, axes = plt.subplots(1, len(errors), figsize=(10.8, 4), sharey=True, layout="constrained")
+    for ax, (task, methods) in zip(axes, errors.items()):
+        for name, layers in methods.items():
+            look, (alone, inside) = style_of(name), zip(*layers.values())
+            ax.plot(alone, ls="--", mfc="white", label=f"{name}: reads what the original reads", **look)
+            ax.plot(inside, label=f"{name}: in the merged model", **look)
+        parts.bare(ax).axhline(100, color="black", lw=1, ls=":", label="as wrong as a constant")
+        ax.set_xticks(range(len(layers)), [f"{int(place[7]) + 1} {place.rpartition('.')[2]}" for place in layers])
+        ax.set(title=task, xlabel="block and layer")
+    axes[0].set(ylabel="error, % of the output's variance", ylim=(0, None))
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2, fontsize=9)
+    return figure
 
 
 def matching(table: Tensor, orders: Mapping[str, Sequence[int]]) -> Figure:
@@ -310,7 +306,7 @@ def allowed_maps() -> Figure:
     for y in (4.0, 0.9):
         parts.bracket(ax, 0.3, 4.0, y, "stream: a rotation $Q$ that keeps\n$(1, ..., 1)$, norm weights absorbed")
     parts.bracket(ax, 6.0, 11.6, 4.0, "inside each attention head: $q$ and $k$ by $A$ and $A^{-T}$;\n$v$ by any "
-                  "invertible matrix, which $W_o$ undoes\n(we use rotations); heads may change places")
+                  "invertible matrix, which $W_o$ undoes\n(we use rotations); attention heads may change places")
     parts.bracket(ax, 6.0, 11.6, 0.9, "hidden units: only a new order $P$,\nbecause GELU works unit by unit")
     return figure
 

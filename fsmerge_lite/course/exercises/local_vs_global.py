@@ -153,7 +153,7 @@ def _local_hint(where: str, step: int, mine: list[float], theirs: list[float], n
 
 EXERCISES = {
     "reconstruction_loss": Exercise(_features, _image_by_image, {
-        "every original has the same say now; the loss is the mean over all images":
+        "every original has the same weight now; the loss is the mean over all images":
             _per_original,
         "that is the mean over numbers; of each image take the sum over its features":
             _per_number,
@@ -164,7 +164,7 @@ EXERCISES = {
             _counted_all_backward,
         "without a cache, the blocks before a stage's own run forward in each of its steps":
             _counted_one_forward,
-        "each stage has so many steps, not all of them together":
+        "`steps` is the number of steps of each stage, not of all stages together":
             lambda blocks, steps: [_counted(blocks, steps)[0], *(n / blocks for n in _counted(blocks, steps)[1:])]}),
     "trained_at": Exercise(_names, judge=_judge_names),
     "train_locally": Exercise(_local, judge=_judge_local),

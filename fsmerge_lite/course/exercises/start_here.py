@@ -1,5 +1,6 @@
-"""Lesson 00: joint accuracy over tasks, a merge of two small networks by hand, and a tour of another pair."""
+"""Lesson 00: joint accuracy, a merge of two small networks by hand, a tour of another pair, an offset for a head."""
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ MERGE_TWO_LAYERS = Exercise(_two_networks, _with_matrices, {
     "the output is twice as large as that of either network; it is merged with one half, too":
         lambda *inputs: _with_matrices(*inputs, half=1.0)})
 
-# ---------------------------------------------------------------- project: tour
+# ---------------------------------------------------------------- tour
 
 FOLD = "that is a SuperNet; fold it into one plain model"
 TWO = "that has more than one backbone of the size of one original; one merged model is asked for"
@@ -126,4 +127,57 @@ TOUR = Exercise(_pair, judge=_judge_tour, mistakes={
     GUESS: lambda a, b: average([a, b]),
     SECOND: lambda a, b: SuperNet([a, b]).fold()})
 
-EXERCISES = {"joint_accuracy": JOINT_ACCURACY, "merge_two_layers": MERGE_TWO_LAYERS, "tour": TOUR}
+# ---------------------------------------------------------------- project: best_offset
+
+NUMBER = "that is not one number"
+NOTHING = "that leaves as many images with the wrong classification head as no offset at all"
+SIGN = "the sign is wrong: t is added to the logits of classification head 2"
+BETTER = ("another t gives more images to their own classification head; compare the largest logits of both, image by "
+          "image, and count")
+
+
+def _loud(generator: torch.Generator) -> tuple[list[list[Tensor]]]:
+    """The logits of two heads for the images of two tasks. Head 2 has more classes, and is too loud or too low."""
+    classes, sizes = (3, 6), (60, 150)
+    size, sign = torch.rand(2, generator=generator) - 0.5
+    louder = (3.5 + 3 * size) * sign.sign()
+    logits = [[torch.randn(n, c, generator=generator) for c in classes] for n in sizes]
+    for i, heads in enumerate(logits):
+        heads[i][:, 0] += 3 - i + torch.randn(sizes[i], generator=generator).abs()
+        heads[1] += louder
+    return (logits,)
+
+
+def _owned(logits: Sequence[Sequence[Tensor]], t: float) -> int:
+    """How many images have the largest of all logits in their own head, with t added to those of head 2."""
+    own = logits[0][0].shape[1]
+    return sum(((torch.cat([first, second + t], 1).argmax(1) >= own) == i).sum().item()
+               for i, (first, second) in enumerate(logits))
+
+
+def _every_offset(logits: Sequence[Sequence[Tensor]]) -> float:
+    """The best offset of all that make a difference, each one tried on all images."""
+    margins = torch.cat([first.amax(1) - second.amax(1) for first, second in logits]).sort().values.tolist()
+    return max(((a + b) / 2 for a, b in pairwise(margins)), key=lambda t: _owned(logits, t))
+
+
+def _judge_offset(result: object, logits: Sequence[Sequence[Tensor]]) -> str | None:
+    """What is wrong with an offset: it is no number, or gives fewer images to their own head than another one."""
+    if not isinstance(result, Tensor | float | int) or torch.as_tensor(result).numel() != 1:
+        return NUMBER
+    t, best = float(result), _owned(logits, _every_offset(logits))
+    if max(_owned(logits, t + step) for step in (-1e-5, 0, 1e-5)) == best:  # t may be exactly where one image changes
+        return None
+    if _owned(logits, -t) == best:
+        return SIGN
+    return NOTHING if _owned(logits, t) <= _owned(logits, 0) else BETTER
+
+
+BEST_OFFSET = Exercise(_loud, judge=_judge_offset, mistakes={
+    NUMBER: lambda logits: torch.zeros(2),
+    NOTHING: lambda logits: 0.0,
+    SIGN: lambda logits: -_every_offset(logits),
+    BETTER: lambda logits: sum((first.amax(1) - second.amax(1)).mean().item() for first, second in logits) / 2})
+
+EXERCISES = {"joint_accuracy": JOINT_ACCURACY, "merge_two_layers": MERGE_TWO_LAYERS, "tour": TOUR,
+             "best_offset": BEST_OFFSET}

@@ -86,11 +86,11 @@ def toy(g: Generator | None = None) -> tuple:
     test images, and the off-task weights. A head gives the features themselves as logits.
     """
     g = g or torch.Generator().manual_seed(0)
-    centres, project = 2 * torch.randn(2, 3, 8, generator=g), torch.randn(6, 8, generator=g)
+    centers, project = 2 * torch.randn(2, 3, 8, generator=g), torch.randn(6, 8, generator=g)
 
     def images(n: int) -> tuple[Tensor, Tensor, Tensor]:
         owner, labels = torch.arange(2).repeat_interleave(n), torch.randint(3, (2 * n,), generator=g)
-        x = centres[owner, labels] + 0.9 * torch.randn(2 * n, 8, generator=g)
+        x = centers[owner, labels] + 0.9 * torch.randn(2 * n, 8, generator=g)
         return torch.cat([x, torch.ones(2 * n, 1)], 1).double(), labels, owner
     (x, labels, owner), (x_test, labels_test, owner_test) = images(60), images(300)
     originals = [torch.linalg.lstsq(x[owner == i], torch.eye(3).double()[labels[owner == i]]).solution for i in (0, 1)]
@@ -110,7 +110,7 @@ def _scores(outputs: Sequence[Tensor], f_star: Tensor, labels: Tensor, owner: Te
 
 
 def _by_newton(f_star: Tensor, targets: Sequence[Tensor], owner: Tensor, j: int, q: float) -> Tensor:
-    """The minimiser of the loss of output matrix j: one Newton step with autograd's derivatives is exact."""
+    """The minimizer of the loss of output matrix j: one Newton step with autograd's derivatives is exact."""
     d, width, mean = targets[j].shape[1], f_star.shape[1], targets[j].mean(0)
 
     def loss(flat: Tensor) -> Tensor:

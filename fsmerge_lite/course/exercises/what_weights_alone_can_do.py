@@ -18,27 +18,34 @@ def _normal(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def _head(g: torch.Generator) -> tuple[Tensor, ...]:
-    """Weights and biases of queries and keys of one attention head (5 units, width 7), and an invertible A."""
-    A = _normal(g, 5, 5) + 3 * torch.eye(5)
-    return _normal(g, 5, 7), _normal(g, 5), _normal(g, 5, 7), _normal(g, 5), A
+    """Wq, bq, Wk, bk, Wv, bv, Wo of one attention head (5 units, width 7), and invertible A and R."""
+    layers = [_normal(g, *shape) for _ in range(3) for shape in ((5, 7), (5,))]
+    return *layers, _normal(g, 7, 5), *(_normal(g, 5, 5) + 3 * torch.eye(5) for _ in range(2))
 
 
-def _disguised(Wq: Tensor, bq: Tensor, Wk: Tensor, bk: Tensor, A: Tensor) -> tuple[Tensor, ...]:
-    """The keys solve A^T k' = k, for weights and bias at once."""
+def _disguised(*head: Tensor) -> tuple[Tensor, ...]:
+    """The keys solve A^T k' = k, for weights and bias at once; Wo' solves Wo' R = Wo."""
+    Wq, bq, Wk, bk, Wv, bv, Wo, A, R = head
     keys = torch.linalg.solve(A.T, torch.cat([Wk, bk[:, None]], 1))
-    return A @ Wq, A @ bq, keys[:, :-1], keys[:, -1]
+    return A @ Wq, A @ bq, keys[:, :-1], keys[:, -1], R @ Wv, R @ bv, torch.linalg.solve(R, Wo, left=False)
 
 
-def _both_by_a(Wq: Tensor, bq: Tensor, Wk: Tensor, bk: Tensor, A: Tensor) -> tuple[Tensor, ...]:
-    return A @ Wq, A @ bq, A @ Wk, A @ bk
+def _both_by_a(*head: Tensor) -> tuple[Tensor, ...]:
+    queries, keys, A = _disguised(*head)[:2], head[2:4], head[-2]
+    return *queries, *(A @ part for part in keys), *_disguised(*head)[4:]
 
 
-def _not_transposed(Wq: Tensor, bq: Tensor, Wk: Tensor, bk: Tensor, A: Tensor) -> tuple[Tensor, ...]:
-    return A @ Wq, A @ bq, A.inverse() @ Wk, A.inverse() @ bk
+def _not_transposed(*head: Tensor) -> tuple[Tensor, ...]:
+    queries, keys, A = _disguised(*head)[:2], head[2:4], head[-2]
+    return *queries, *(A.inverse() @ part for part in keys), *_disguised(*head)[4:]
 
 
-def _old_biases(Wq: Tensor, bq: Tensor, Wk: Tensor, bk: Tensor, A: Tensor) -> tuple[Tensor, ...]:
-    return A @ Wq, bq, A.inverse().T @ Wk, bk
+def _old_biases(*head: Tensor) -> tuple[Tensor, ...]:
+    return tuple(head[i] if i in (1, 3, 5) else part for i, part in enumerate(_disguised(*head)))
+
+
+def _not_undone(*head: Tensor) -> tuple[Tensor, ...]:
+    return *_disguised(*head)[:-1], head[-3] @ head[-1]
 
 
 # ---------------------------------------------------------------- medium: the best rotation
@@ -132,11 +139,12 @@ def _old_second_layer(nets: Sequence[Net], Xs: Sequence[Tensor]) -> Net:
 
 
 EXERCISES = {
-    # queries and keys of one attention head, and A: the new queries are A q, the scores q . k stay
+    # one attention head, A and R: the new queries are A q, the new values R v, and what the head writes stays
     "disguised_head": Exercise(_head, _disguised, {
         "A was used for the keys too; that keeps the scores only if A is orthogonal": _both_by_a,
         "the scores change: (A q) . (A^-1 k) is q^T A^T A^-1 k, so the inverse must be transposed": _not_transposed,
-        "the weights are right, but the biases are part of q and k and must be mapped too": _old_biases}),
+        "the weights are right, but the biases are part of q, k and v and must be mapped too": _old_biases,
+        "Wo must undo R: what the head writes is Wo v, and Wo R^-1 (R v) is the same": _not_undone}),
     # X, Y (n, d): the orthogonal Q with the smallest sum of ||x_n - Q y_n||^2
     "best_rotation": Exercise(_two_clouds, _by_scipy, {
         "that is the transpose of Q: it brings X to Y": lambda X, Y: _by_scipy(X, Y).T,

@@ -90,7 +90,8 @@ def _by_distance(units: Tensor, copied: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- project: two networks of one's own
 
-UNALIGNED = "in this order the barrier is not even halved; match hidden units after the ReLU, on the images"
+UNALIGNED = ("in this order the barrier is not even halved; match hidden units after the ReLU, on the images, and let "
+             "order[j] be the unit of network 2 that goes to place j")
 SAME_START = "both networks have nearly the same weights; start each from a random initialization of its own"
 UNTRAINED = "a network is right on less than 85 % of the images that it was trained on; train longer"
 NOT_AN_ORDER = "the third result must be an order: every hidden unit of network 2 exactly once"
@@ -168,7 +169,7 @@ EXERCISES = {
         "the next layer still reads the units in their old order; reorder its columns too": _rows_only,
         "every unit keeps its own bias; reorder b too": _without_biases,
         "that is the inverse order: new unit j is old unit order[j]": _inverse}),
-    # units, copied (n, 6): the answer p (6,) pairs column j of units with column p[j] of copied
+    # units, copied (n, 5): the answer p (6,) pairs column j of units with column p[j] of copied
     "found_order": Exercise(_activations, _best_order, {
         "that picks the best partner of each unit on its own, so some unit of the copy is used twice; an order uses "
         "each unit once": _nearest_alone,
