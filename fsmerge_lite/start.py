@@ -7,8 +7,8 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 1. One backward of original i: g_n = d(r . f_i) / d(what layer n reads), r ~ N(0, I). Its token t counts with weight
    w_n[t] = E ||g_n[t]||^2, its channels by E g_n g_n^T. (After the last attention only the class token counts.)
 2. E_i is a mean over the images of task i. Tokens count by w, brought to mean 1 and mixed with `floor` parts of 1.
-3. P_i: the first principal directions of original i's normalised stream, less their mean. B_i: as many orthonormal
-   directions of the merged stream, at right angles to all B_j and to 1. What is written to the stream: M0_i = B_i P_i.
+3. P_i: the first principal directions of original i's normalised stream, without their mean over the channels. B_i: as
+   many orthonormal directions of the merged stream, at right angles to all B_j and to 1. Written there: M0_i = B_i P_i.
 4. What is written to heads and hidden units: M0_i picks those from which all are rebuilt best, errors by E g_n g_n^T.
 5. LS_i(T; T', l) = argmin over V of E_i ||V u* - T||^2 + l sum_{j != i} E_j ||V u* - T'||^2 + ridge ||V||^2, where u*
    is what the merged layer reads, made by the layers before it with W* = sum_i M0_i W_i U0_i.
