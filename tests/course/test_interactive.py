@@ -27,8 +27,13 @@ def shown(box: ipywidgets.VBox) -> tuple[str, bytes]:
 
 
 def test_the_first_values_are_shown_first():
-    alt, picture = shown(explore(line, "A line", height=[2, 1], line_style=["-", ":"]))
-    assert alt == "A line (height 2, line style -)" and picture == png(line(2, "-"))
+    alt, picture = shown(explore(line, "A line", height=[2, 1], line_style=["--", ":"]))
+    assert alt == "A line (height 2, line style --)" and picture == png(line(2, "--"))
+
+
+def test_the_default_of_the_drawing_is_shown_first():
+    alt, picture = shown(explore(line, "A line", height=[2, 1], line_style=[":", "-"]))
+    assert alt == "A line (height 2, line style -)" and picture == png(line(2))
 
 
 def test_the_controls_change_the_picture_and_its_words():

@@ -170,7 +170,7 @@ def break_even(k: int, rank: int, width: int = 96) -> int:
     return bisect_left(range(1, 2 ** 20), True, key=ahead) + 1
 
 
-def draw_cost(k: int, tokens: int, rank: int, width: int = 96) -> Figure:
+def draw_cost(k: int = 2, tokens: int = 1088, rank: int = 12, width: int = 96) -> Figure:
     """What a training step multiplies: its parts for one setting, and the total against the number of tokens."""
     counted = step_operations(k, tokens, rank, width)
     unit = counted["distillation"]["through one model"]

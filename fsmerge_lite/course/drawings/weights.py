@@ -222,7 +222,7 @@ def kept(rows: Mapping[str, tuple[float, float]]) -> Figure:
 # ---------------------------------------------------------------- lesson 02
 
 
-def arc_and_chord(degrees: float) -> Figure:
+def arc_and_chord(degrees: float = 90) -> Figure:
     """Two vectors of length 1, so many degrees apart; their average on the chord between them, and SLERP on the arc."""
     figure, ax = plt.subplots(figsize=(7.2, 2.9), layout="constrained")
     arc = np.radians(90 + degrees * np.linspace(0.5, -0.5))
