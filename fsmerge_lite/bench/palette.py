@@ -31,6 +31,7 @@ METHODS = {
     "FS-Merge (paper)": "#882255",
     "FS-Merge (fitted), untrained": "#E6B8D0",
     "FS-Merge (fitted)": PINK,
+    "FS-Merge (fitted), in sequence": "#AA4499",
 }
 
 
