@@ -18,11 +18,10 @@ from .parts import arrow, bare, box, canvas, chain
 
 FOLDER = DATA.parents[1] / "benchmarks" / "results"  # what this project has measured
 OURS, PAPER = "FS-Merge (fitted)", "FS-Merge (paper)"
-SAME_TIME, SEQUENCE = "distillation, same time", "FS-Merge (fitted), in sequence"
+SAME_TIME = "distillation, same time"
 EARLIER = ("widths", "longer", "vit-cpu")  # measured with the first version of the fitted start, and not again
 FIRST_VERSION, MODEL_1 = "fitted start, first version", "from model 1 (first)"
-LOOKS = {SEQUENCE: {"color": METHODS[OURS], "marker": "D", "ls": "--"},
-         f"{FIRST_VERSION}, untrained": {"color": METHODS[f"{OURS}, untrained"], "marker": "v", "ls": ":"},
+LOOKS = {f"{FIRST_VERSION}, untrained": {"color": METHODS[f"{OURS}, untrained"], "marker": "v", "ls": ":"},
          FIRST_VERSION: {"color": METHODS[OURS], "marker": "v", "ls": ":"},
          MODEL_1: {"color": METHODS[PAPER], "marker": "<", "ls": ":"}}
 
