@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FAULTS = {
     "the fold forgets the bias": (
         "layers.py", "sum(term.bias for term in terms)", "0 * sum(term.bias for term in terms)",
-        ["09_folding"]),
+        ["10_folding"]),
     "the fold of full matrices forgets the bias": (
         "layers.py", "else folded[:, -1]", "else 0 * folded[:, -1]", ["03_merge_and_unmerge"]),
     "M and U are swapped": (
@@ -21,7 +21,7 @@ FAULTS = {
     "a LayerNorm is skipped": (
         "supernet.py", "self.eval()\n",
         "self.eval(); [setattr(b.norm2, 'forward', lambda x: x) for b in getattr(self.body, 'blocks', ())]\n",
-        ["09_folding"]),
+        ["10_folding"]),
     "nothing": ("layers.py", "", "", ["03_merge_and_unmerge"]),
 }
 

@@ -20,10 +20,10 @@ BOUNDS = {
     "06_local_vs_global": (25, 3),
     "07_what_the_loss_asks_for": (22, 2),
     "08_the_fitted_start": (33, 4),
-    "09_folding": (28, 1),
-    "10_full_algorithm": (19, 8),
-    "11_more_models_and_widths": (26, 4),
-    "12_your_own_models": (22, 6),
+    "10_folding": (28, 1),
+    "11_full_algorithm": (19, 8),
+    "12_more_models_and_widths": (26, 4),
+    "13_your_own_models": (22, 6),
 }
 
 

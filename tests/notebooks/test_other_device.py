@@ -1,4 +1,4 @@
-"""Lessons 00 and 10 on a device that is not the CPU: every cell runs, and no tensor stays on the CPU."""
+"""Lessons 00 and 11 on a device that is not the CPU: every cell runs, and no tensor stays on the CPU."""
 import contextlib
 import io
 import multiprocessing
@@ -15,7 +15,7 @@ from fsmerge_lite.bench import machine
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SHORT = {"00_start_here": {"steps": 3, "augmented": 3},
-         "10_full_algorithm": {"settings": {NAME: {"steps": 3, "augmented": 1, "batch_size": 32, "precision": "bf16"}}}}
+         "11_full_algorithm": {"settings": {NAME: {"steps": 3, "augmented": 1, "batch_size": 32, "precision": "bf16"}}}}
 
 
 def cells_of(lesson: str) -> str:

@@ -1,4 +1,4 @@
-"""Records of the benchmarks as tables and figures, and the drawings of lessons 10 and 11."""
+"""Records of the benchmarks as tables and figures, and the drawings of lessons 11 and 12."""
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -35,11 +35,11 @@ def load(name: str) -> list[dict]:
 
 
 def look_of(method: str) -> dict[str, str]:
-    """The color, marker and line of a method, also of those that only lessons 10 and 11 show."""
+    """The color, marker and line of a method, also of those that only lessons 11 and 12 show."""
     return next((look for name, look in LOOKS.items() if method.startswith(name)), None) or style_of(method)
 
 
-# ---------------------------------------------------------------- lesson 10: tables
+# ---------------------------------------------------------------- lesson 11: tables
 
 def lead(records: Sequence[dict], method: str, other: str, images: int) -> pd.DataFrame:
     """By how many points `method` is ahead of `other`: one row for each merge, columns `mean` and `joint`."""
@@ -101,7 +101,7 @@ def better_orders(records: Sequence[dict], method: str, other: str, numbers: Seq
     return tables.markdown(pd.DataFrame(rows).set_index("images"))
 
 
-# ---------------------------------------------------------------- lesson 10: figures
+# ---------------------------------------------------------------- lesson 11: figures
 
 def algorithm() -> Figure:
     """The whole algorithm from left to right, and below it what the two methods do at each step."""
@@ -201,7 +201,7 @@ def deeper(bars: pd.DataFrame) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- lesson 11: more models
+# ---------------------------------------------------------------- lesson 12: more models
 
 def at_once_and_in_sequence() -> Figure:
     """Three originals merged at once; and two of them merged first, then the result with the third."""
@@ -246,7 +246,7 @@ def forgetting(records: Sequence[dict], methods: Sequence[str]) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- lesson 11: widths
+# ---------------------------------------------------------------- lesson 12: widths
 
 def narrow_in_wide(dim: int = 96, wide: int = 128, heads: int = 4) -> Figure:
     """A narrow model inside a wide one: which channels of the stream and of the attention heads it uses."""

@@ -1,4 +1,4 @@
-"""The drawings of lesson 00 (why one model) and lesson 12 (your own models), and the pictures and models of 12."""
+"""The drawings of lesson 00 (why one model) and lesson 13 (your own models), and the pictures and models of 13."""
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -172,7 +172,7 @@ def benchmark(scores: Mapping[str, pd.DataFrame], guessing: tuple[float, float] 
     return figure
 
 
-# ---------------------------------------------------------------- lesson 12
+# ---------------------------------------------------------------- lesson 13
 
 def write_pictures(folder: Path, task: Task, classes: Sequence[str], n: int, seed: int = 0, flat: bool = False) -> None:
     """Save n pictures of some classes of a task as PNG: in a subfolder for each class, or `flat`, without classes."""

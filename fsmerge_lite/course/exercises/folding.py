@@ -1,4 +1,4 @@
-"""The exercises of lesson 09: absorbing a norm, the gradient through a fold, folding an MLP and a block."""
+"""The exercises of lesson 10: absorbing a norm, the gradient through a fold, folding an MLP and a block."""
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 10: the published schedule, a paired comparison, the published training, an ablation."""
+"""Exercises of lesson 11: the published schedule, a paired comparison, the published training, an ablation."""
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Exercises of lesson 11: output matrices of a sequence, a narrow block in a wide one, a plan, two ways to merge."""
+"""Exercises of lesson 12: output matrices of a sequence, a narrow block in a wide one, a plan, two ways to merge."""
 from collections.abc import Callable, Sequence
 from functools import partial
 

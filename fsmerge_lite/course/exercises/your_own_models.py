@@ -1,4 +1,4 @@
-"""Lesson 12: the order of the classes from a confusion matrix, absorbed normalization, and which merge is broken."""
+"""Lesson 13: the order of the classes from a confusion matrix, absorbed normalization, and which merge is broken."""
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
