@@ -1,8 +1,7 @@
 """The experiments of the benchmarks: each is a list of cells, and the methods that run on every cell.
 
 The names of methods are those of the committed records. "FS-Merge (paper)" is the published method, "FS-Merge (fitted)"
-starts from the fitted subspaces and has inner features and the off-task term in its loss. In `longer` and `widths`
-"FS-Merge" is an earlier version of it, and "FS-Merge, first" has the paper's loss and our form of its start.
+starts from the fitted subspaces and has inner features and the off-task term in its loss.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from ..compare.rotation import align_orthogonal
 from .methods import (
     DEPTHS,
     LR_ALL,
-    LR_FIRST,
     LR_HINTS,
     OFF_TASK,
     Cell,
@@ -80,8 +78,9 @@ def rivals(small: bool = False) -> Experiment:
 
 
 def room(small: bool = False) -> Experiment:
-    """How wide must the merged model be? Widths 1 to 2 times that of the originals, at equal head size, one seed."""
-    cells = [Cell(tasks, 100) for tasks in (("digits", "letters"), ("shapes", "textures"), FOUR)]
+    """How wide must the merged model be? Widths 1 to 2 times that of the originals, at equal head size, three seeds."""
+    groups = (("digits", "letters"), ("shapes", "textures"), FOUR)
+    cells = [Cell(tasks, 100, seed) for seed, tasks in product(range(3), groups)]
     methods = {"originals (k models)": untrained(without_images(ensemble))}
     for heads in (4, 5, 6, 7, 8):
         dim, into = 24 * heads, vit(dim=24 * heads, num_heads=heads)
@@ -184,11 +183,11 @@ def longer(small: bool = False) -> Experiment:
     cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600, 1200)]
     methods = {
         "distillation": distillation(),
-        "distillation, three times the steps": distillation(times=3),  # about the wall time of FS-Merge
-        "FS-Merge": fs_merge(),
-        "FS-Merge, rank 32": fs_merge(rank=32),
-        "FS-Merge, quiet 1": fs_merge(off_task=1.0),
-        "all weights from the same start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
+        "distillation, three times the steps": distillation(times=3),
+        "FS-Merge (fitted)": fs_merge(shared=True),
+        "fitted, rank 32": fs_merge(rank=32, shared=True),
+        "fitted, off-task 1": fs_merge(off_task=1.0, shared=True),
+        "all weights from the fitted start": all_weights(LR_ALL, off_task=OFF_TASK, depths=DEPTHS),
     }
     return Experiment([replace(SMALL, tasks=FOUR)] if small else cells, methods)
 
@@ -200,8 +199,8 @@ def widths(small: bool = False) -> Experiment:
     sizes = {dim: vit(dim=dim, num_heads=max(2, dim // 32)) for dim in (64, 96, 128, 192)}
     methods = {"originals (k models)": untrained(without_images(ensemble))}
     for dim, into in sizes.items():
-        methods |= {f"FS-Merge, first @ {dim}": fs_merge(LR_FIRST, "first", off_task=0.0, depths=(), into=into),
-                    f"FS-Merge @ {dim}": fs_merge(into=into)}
+        methods |= {f"FS-Merge (paper) @ {dim}": paper(into=into),
+                    f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
     return Experiment([replace(SMALL, tasks=pairs[0])] if small else cells, methods)
 
 

@@ -29,10 +29,12 @@ from fsmerge_lite.bench.methods import (
     OFF_TASK,
     Cell,
     Method,
+    align_orthogonal_regmean,
     align_regmean,
     all_weights,
     distillation,
     fs_merge,
+    paper,
     untrained,
     without_images,
 )
@@ -42,7 +44,8 @@ from fsmerge_lite.tasks.task import EMBEDDED, Task
 
 HERE = Path(__file__).resolve().parent
 AGAIN = 75  # sysexits' EX_TEMPFAIL
-RIVALS = ("distillation", "distillation, same time", "distillation, inner, quiet", "FS-Merge, first", "average")
+RIVALS = ("distillation", "distillation, same time", "distillation, our losses", "FS-Merge (paper)",
+          "align, orthogonal, then regmean")
 Part = tuple[Sequence[Cell], dict[str, Method]]
 
 
@@ -98,8 +101,8 @@ def inner_depths(recipe: dict) -> tuple[int, ...]:
 def trainers(recipe: dict) -> dict[str, Callable[..., Method]]:
     """The methods with a chosen learning rate: name -> a function from lr and other settings to the method."""
     return {"distillation": distillation,
-            "first": partial(fs_merge, init="first", off_task=0.0, depths=(), rank=recipe["rank"]),
-            "FS-Merge": partial(fs_merge, depths=inner_depths(recipe), rank=recipe["rank"])}
+            "paper": partial(paper, rank=recipe["rank"]),
+            "fitted": partial(fs_merge, depths=inner_depths(recipe), rank=recipe["rank"], shared=True)}
 
 
 def sweep(recipe: dict) -> Part:
@@ -120,35 +123,35 @@ def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> Part:
     cells = [Cell(tuple(order), int(images), seed, recipe["steps"], total, precision=recipe["precision"])
              for seed, (images, total), pair in product(recipe["seeds_of_merges"], recipe["images"].items(), pairs)
              for order in (pair, pair[::-1])]
-    first, ours = (partial(trainers(recipe)[name], lr[name]) for name in ("first", "FS-Merge"))
-    architecture = recipe["architecture"]
-    wide = fsm.vit(**architecture | {"dim": 2 * architecture["dim"], "num_heads": 2 * architecture["num_heads"]})
+    ours = partial(trainers(recipe)["fitted"], lr["fitted"])
+    wider, wide = (fsm.vit(**recipe["architecture"] | {name: round(times * recipe["architecture"][name])
+                                                       for name in ("dim", "num_heads")}) for times in (1.5, 2))
     return cells, {
         "originals (k models)": untrained(without_images(fsm.ensemble)),
         "average": untrained(without_images(fsm.average)),
         "regmean": untrained(fsm.regmean),
-        "align": untrained(fsm.align),
         "align, then regmean": untrained(align_regmean),
+        "align, orthogonal, then regmean": untrained(align_orthogonal_regmean),
         "distillation": distillation(lr["distillation"]),
-        "FS-Merge, first": first(),
-        "FS-Merge, first, diagonal": first(structure="diagonal"),
-        "FS-Merge, first, local": first(local=max(1, recipe["steps"] // 5), globally=False),
-        "FS-Merge, untrained": ours(globally=False),
-        "FS-Merge, untrained, twice as wide": ours(globally=False, into=wide),  # is there room?
-        "FS-Merge, diagonal": ours(structure="diagonal"),
-        "FS-Merge": ours(),
-        "distillation, same time": distillation(lr["distillation"], as_long_as="FS-Merge"),
-        "distillation, inner, quiet": all_weights(lr["distillation"], "first", OFF_TASK, inner_depths(recipe)),
+        "FS-Merge (paper)": trainers(recipe)["paper"](lr["paper"]),
+        "FS-Merge (fitted), untrained": ours(globally=False),
+        "FS-Merge (fitted), untrained, 1.5 times as wide": ours(globally=False, into=wider),  # is there room?
+        "FS-Merge (fitted), untrained, twice as wide": ours(globally=False, into=wide),
+        "FS-Merge (fitted), twice as wide": ours(into=wide),
+        "fitted, diagonal": ours(structure="diagonal", shared=False),
+        "FS-Merge (fitted)": ours(),
+        "distillation, same time": distillation(lr["distillation"], as_long_as="FS-Merge (fitted)"),
+        "distillation, our losses": all_weights(lr["distillation"], "first", OFF_TASK, inner_depths(recipe)),
     }
 
 
 def ranks(recipe: dict, lr: dict[str, float], cells: Sequence[Cell]) -> Part:
-    """FS-Merge at every rank, and in fp32, on the first cell of each number of images."""
-    ours = partial(trainers(recipe)["FS-Merge"], lr["FS-Merge"])
+    """FS-Merge (fitted) at every rank, and in fp32, on the first cell of each number of images."""
+    ours = partial(trainers(recipe)["fitted"], lr["fitted"])
     first_cells = {cell.images: cell for cell in reversed(cells)}
-    methods = {f"FS-Merge @ {rank}": ours(rank=rank) for rank in recipe["ranks"]}
+    methods = {f"FS-Merge (fitted) @ {rank}": ours(rank=rank) for rank in recipe["ranks"]}
     if recipe["precision"] != "fp32":
-        methods[f"FS-Merge, fp32 @ {recipe['rank']}"] = in_fp32(ours())
+        methods[f"FS-Merge (fitted), fp32 @ {recipe['rank']}"] = in_fp32(ours())
     return list(first_cells.values()), methods
 
 
@@ -231,7 +234,7 @@ def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
     text = (f"`python recipes/gpu/run.py {recipe['name']}` on {', '.join(sorted({r['device'] for r in records}))}, "
             f"{recipe['precision']}, torch {doctor()['torch']}; architecture {recipe['architecture']}, "
             f"learning rates {chosen(records, recipe)}\n\n{results.table(means)}\n\n"
-            f"{results.comparisons(main, 'FS-Merge', RIVALS)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
+            f"{results.comparisons(main, 'FS-Merge (fitted)', RIVALS)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
     write_whole(out / f"{name}.md", text.encode())
     bars = pd.concat({f"{n} images a task": means.xs(n, level="images")
                       for n in means.index.unique("images").sort_values()})

@@ -19,7 +19,7 @@ def recipes(monkeypatch):
     spec.loader.exec_module(module)
     small = module.load_recipe("cpu") | {
         "architecture": {"dim": 16, "depth": 4, "num_heads": 2, "patch_size": 16, "img_size": 48}, "images": {"4": 8},
-        "lr": {"distillation": [1e-3], "first": [1e-3], "FS-Merge": [1e-3, 2e-3]},
+        "lr": {"distillation": [1e-3], "paper": [1e-3], "fitted": [1e-3, 2e-3]},
         "steps": 2, "rank": 2, "ranks": [2, 4]}
     for phase in ("pretrain", "finetune"):
         small[phase] = small[phase] | {"steps": 2, "batch_size": 8}
@@ -37,7 +37,7 @@ def test_recipes_are_whole(path):
     assert model.patch_embed.num_patches >= 16
     names = {name for pair in recipe["pairs"] for name in pair}
     assert names <= recipe["seeds"].keys() and len(set(recipe["seeds"].values())) == len(recipe["seeds"])
-    assert set(recipe["lr"]) == {"distillation", "first", "FS-Merge"}
+    assert set(recipe["lr"]) == {"distillation", "paper", "fitted"}
 
 
 def test_all_parts_run_and_resume(recipes, tmp_path, monkeypatch, capsys):
@@ -57,7 +57,7 @@ def test_all_parts_run_and_resume(recipes, tmp_path, monkeypatch, capsys):
     assert len(set(keys)) == len(keys)
     assert all(r["device"] == "cpu" and r["settings"] and r["versions"] and r["commit"] for r in records)
     text = (tmp_path / "vit-cpu.md").read_text()
-    assert "| FS-Merge, diagonal |" in text and "rank 4" in text and (tmp_path / "vit-cpu-ranks.png").is_file()
+    assert "| fitted, diagonal |" in text and "rank 4" in text and (tmp_path / "vit-cpu-ranks.png").is_file()
     assert recipes.main([*arguments, "--minutes", "0"]) == 0  # nothing is missing
     assert json.loads((tmp_path / "vit-cpu.json").read_text()) == records
 
@@ -83,13 +83,13 @@ def test_fp32_beside_bf16(recipes):
     assert recipes.in_fp32(method)([], None, cell, {}) == "fp32"
     assert recipes.in_fp32(method).settings == {"name": "x", "precision": "fp32"}
     bf16 = json.loads((FOLDER / "S.json").read_text())
-    _, methods = recipes.ranks(bf16, {"FS-Merge": 1e-3}, [cell])
-    assert list(methods) == [*(f"FS-Merge @ {rank}" for rank in bf16["ranks"]), "FS-Merge, fp32 @ 12"]
-    assert methods["FS-Merge @ 64"].settings["rank"] == 64 and methods["FS-Merge @ 64"].settings["depths"] == [3, 6, 9]
+    _, methods = recipes.ranks(bf16, {"fitted": 1e-3}, [cell])
+    assert list(methods) == [*(f"FS-Merge (fitted) @ {rank}" for rank in bf16["ranks"]), "FS-Merge (fitted), fp32 @ 12"]
+    settings = methods["FS-Merge (fitted) @ 64"].settings
+    assert settings["rank"] == 64 and settings["depths"] == [3, 6, 9]
 
 
 def test_committed_records_need_not_run_again(recipes):
-    """Those records are of version 0.1 and have no settings."""
     recipe = json.loads((FOLDER / "cpu.json").read_text()) | {"name": "cpu"}
     results = FOLDER.parents[1] / "benchmarks" / "results"
     records = recipes.runner.load_records(results / "vit-cpu.json")
@@ -109,7 +109,7 @@ def test_committed_table_is_what_the_committed_records_say(recipes, tmp_path):
 
 def test_the_best_rate_is_chosen(recipes):
     recipe = recipes.load_recipe("cpu")
-    recipe["lr"] = {"FS-Merge": [0.001, 0.002, 0.004]}
-    records = [{"method": f"FS-Merge {lr:g}", "mean": mean, "joint": joint, "validate": True}
+    recipe["lr"] = {"fitted": [0.001, 0.002, 0.004]}
+    records = [{"method": f"fitted {lr:g}", "mean": mean, "joint": joint, "validate": True}
                for lr, mean, joint in ((0.001, 90, 70), (0.002, 88, 80), (0.004, 91, 60))]
-    assert recipes.chosen(records, recipe) == {"FS-Merge": 0.002}
+    assert recipes.chosen(records, recipe) == {"fitted": 0.002}
