@@ -22,6 +22,11 @@ FAULTS = {
         "supernet.py", "self.eval()\n",
         "self.eval(); [setattr(b.norm2, 'forward', lambda x: x) for b in getattr(self.body, 'blocks', ())]\n",
         ["10_folding"]),
+    "least squares forget the ridge": (
+        "engine/statistics.py", "ridge * gram.diagonal()", "0 * gram.diagonal()", ["08_the_fitted_start"]),
+    "corrected writes have the wrong sign": (
+        "start.py", "cross - each.cross[:, :size] @ directions", "cross + each.cross[:, :size] @ directions",
+        ["09_errors_in_the_start"]),
     "nothing": ("layers.py", "", "", ["03_merge_and_unmerge"]),
 }
 

@@ -4,21 +4,24 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, cross_entropy
 
-from ...bench.figures import arrow, box, plain_log
-from ...bench.palette import BLUE_ORANGE, DARK, GREY, LEARNED, MERGED, MODELS
+from ...bench.figures import arrow, box
+from ...bench.palette import DARK, GREY, LEARNED, MERGED, MODELS
 from ...engine.modules import MLP
 from ...layers import SuperLinear
 from ...matrices import Merge, Unmerge
 from ...supernet import SuperNet
+from ...tasks.originals import Original
 from ...tasks.task import Task, task
 from .parts import bare, bracket, canvas, chain
 
 CELL = 0.36  # inches for one entry of a matrix
+SIGNS = LinearSegmentedColormap.from_list("dark, white, green", [DARK, "white", LEARNED])  # of learned entries
 
 
 # ---------------------------------------------------------------- bookkeeping of the lesson
@@ -56,6 +59,30 @@ def digit_half(classes: str) -> Task:
     digits = task("digits")
     sizes = {split: len(draw(1297, torch.Generator(), split)[0]) for split in ("train", "test")}
     return Task(f"digits {classes[0]}-{classes[-1]}", tuple(classes), draw, 8, sizes["test"], sizes["train"])
+
+
+def trained_mlp(own: Task, seed: int, hidden: int) -> Original:
+    """An MLP with two layers of `hidden` units and a head, trained on half of the digits: 100 steps of Adam."""
+    torch.manual_seed(seed)
+    backbone, head = MLP((64, hidden, hidden)), nn.Linear(hidden, len(own.classes))
+    pictures, labels = own.sample(own.train_size)
+    optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        cross_entropy(head(backbone(pictures)), labels).backward()
+        optimizer.step()
+    return Original(backbone.eval(), head, own.name, own)
+
+
+@torch.no_grad()
+def head_margins(originals: Sequence[Original], tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """How far each test picture's right head is ahead: task -> its largest logit less the other head's (n,)."""
+    margins = {}
+    for i, own in enumerate(tasks):
+        pictures, _ = own.test()
+        largest = [original(pictures).max(1).values for original in originals]
+        margins[own.name] = largest[i] - largest[1 - i]
+    return margins
 
 
 def small_mlp(*layers: tuple[list, list]) -> MLP:
@@ -240,22 +267,11 @@ def matrices(rows: Mapping[str, Mapping[str, Tensor]], limit: float) -> Figure:
                                 layout="constrained")
     for line, (name, row) in zip(axes, rows.items()):
         for ax, (title, matrix) in zip(line, row.items()):
-            image = ax.imshow(matrix.detach(), cmap=BLUE_ORANGE, vmin=-limit, vmax=limit, interpolation="nearest")
+            image = ax.imshow(matrix.detach(), cmap=SIGNS, vmin=-limit, vmax=limit, interpolation="nearest")
             ax.set(title=title, xticks=[], yticks=[])
         line[0].set_ylabel(name)
     figure.colorbar(image, ax=axes, shrink=0.8, label=f"entry (from {-limit:g} to {limit:g})", extend="both")
     return figure
-
-
-def losses(runs: Mapping[str, Sequence[float]]) -> Axes:
-    """The loss of training runs against the step, on a log scale: name -> losses."""
-    ax = plt.figure(figsize=(6.5, 3.2), layout="constrained").gca()
-    for (name, loss), style in zip(runs.items(), ("-", "--", ":")):
-        ax.semilogy(loss, color=DARK if style == "-" else LEARNED, ls=style, lw=1.6, label=name)
-    plain_log(ax)
-    ax.set(xlabel="step", ylabel="reconstruction loss")
-    bare(ax).legend(frameon=False)
-    return ax
 
 
 def contributions(shares: Tensor) -> Figure:

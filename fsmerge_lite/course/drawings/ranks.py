@@ -122,10 +122,10 @@ def shares(learned: Callable, full: Callable, models: Mapping[str, tuple[int, in
     """
     figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
     ranks = (1, 2, 4, 8, 12, 24, 48)
-    for (name, (width, blocks, weights)), colour, marker in zip(models.items(), (DARK, GREEN), MARKERS):
+    for (name, (width, blocks, weights)), marker, inside in zip(models.items(), MARKERS, (DARK, "white")):
         for form, shared, line in (("one $A B$ each", False, "-"), ("one $A$ for all", True, "--")):
             percent = [100 * learned(width, blocks, r, 2, shared) / weights for r in ranks]
-            ax.plot(ranks, percent, color=colour, ls=line, marker=marker, label=f"{name}, {form}")
+            ax.plot(ranks, percent, color=DARK, ls=line, marker=marker, mfc=inside, label=f"{name}, {form}")
     both = [100 * full(width, blocks, 2) / weights for width, blocks, weights in models.values()]
     ax.axhline(sum(both) / len(both), color=GREY, ls=":", lw=2, label="full matrices, both")  # they differ by 4 %
     ax.axhline(100, color="black", lw=1)

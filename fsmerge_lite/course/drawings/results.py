@@ -1,5 +1,6 @@
-"""Records of the benchmarks as tables and figures, and the drawings of lessons 11 and 12."""
+"""Records of the benchmarks as tables and figures, for lessons 11 and 12, and the other drawings of lesson 11."""
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -8,58 +9,57 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from scipy.stats import t as student_t
 
-from ...architectures.vit import vit
 from ...bench import results as tables
 from ...bench import runner
-from ...bench.palette import GREEN, GREY, LEARNED, MERGED, METHODS, MODELS, style_of
+from ...bench.palette import DARK, GREY, LEARNED, MERGED, METHODS, MODELS, style_of
 from ...tasks.originals import DATA
 from ...tasks.task import EMBEDDED, task
-from .parts import arrow, bare, box, canvas, chain
+from .parts import arrow, bare, canvas, chain
 
 FOLDER = DATA.parents[1] / "benchmarks" / "results"  # what this project has measured
 OURS, PAPER = "FS-Merge (fitted)", "FS-Merge (paper)"
 SAME_TIME = "distillation, same time"
-EARLIER = ("widths", "longer", "vit-cpu")  # measured with the first version of the fitted start, and not again
-FIRST_VERSION, MODEL_1 = "fitted start, first version", "from model 1 (first)"
-LOOKS = {f"{FIRST_VERSION}, untrained": {"color": METHODS[f"{OURS}, untrained"], "marker": "v", "ls": ":"},
-         FIRST_VERSION: {"color": METHODS[OURS], "marker": "v", "ls": ":"},
-         MODEL_1: {"color": METHODS[PAPER], "marker": "<", "ls": ":"}}
 
 
 def load(name: str) -> list[dict]:
     """The records of a benchmark: one for each run of a method on a merge, without those that chose settings."""
-    records = [r for r in runner.load_records(FOLDER / f"{name}.json") if not r.get("validate")]
-    for r in records if name in EARLIER else ():
-        r["method"] = r["method"].replace("FS-Merge, first", MODEL_1).replace("FS-Merge", FIRST_VERSION)
-    return records
+    return [r for r in runner.load_records(FOLDER / f"{name}.json") if not r.get("validate")]
 
 
-def look_of(method: str) -> dict[str, str]:
-    """The color, marker and line of a method, also of those that only lessons 11 and 12 show."""
-    return next((look for name, look in LOOKS.items() if method.startswith(name)), None) or style_of(method)
-
-
-# ---------------------------------------------------------------- lesson 11: tables
+# ---------------------------------------------------------------- tables
 
 def lead(records: Sequence[dict], method: str, other: str, images: int) -> pd.DataFrame:
     """By how many points `method` is ahead of `other`: one row for each merge, columns `mean` and `joint`."""
     return tables.ahead([r for r in records if r["images"] == images], method, other)
 
 
-def all_methods(records: Sequence[dict]) -> str:
-    """Per-task and joint accuracy of every method in Markdown, with a column for each number of images."""
-    means = tables.summary(records)
+def all_methods(records: Sequence[dict], by: str = "images") -> str:
+    """Per-task / joint accuracy of every method in Markdown, with a column for each number of images, or of `by`."""
+    means = tables.summary(records, by)
     cells = means["mean"].map("{:.1f}".format) + " / " + means["joint"].map("{:.1f}".format)
-    return tables.markdown(cells.unstack("images").loc[means.index.unique(0)].add_suffix(" images"))
+    return tables.markdown(cells.unstack(by).loc[means.index.unique(0)].add_suffix(f" {by}"))
 
 
-def interval(leads: pd.DataFrame) -> str:
-    """The mean lead, and its 95 % interval over the ordered pairs (each the mean of its seeds)."""
+def interval(leads: pd.DataFrame) -> pd.DataFrame:
+    """Rows `mean`, `low` and `high`: the mean lead and its 95 % interval over the ordered pairs (means of seeds)."""
     pairs = leads.groupby("tasks").mean()
     half = student_t.ppf(0.975, len(pairs) - 1) * pairs.std() / len(pairs) ** 0.5
-    parts = [f"{m:+.1f} {name} ({m - h:+.1f} to {m + h:+.1f})"
-             for name, m, h in zip(("per task", "jointly"), pairs.mean(), half)]
-    return f"{parts[0]}, {parts[1]}; ahead in {' and '.join(map(str, (leads > 0).sum()))} of {len(leads)} merges"
+    return pd.DataFrame({"mean": pairs.mean(), "low": pairs.mean() - half, "high": pairs.mean() + half}).T
+
+
+def _in_words(ends: pd.Series) -> str:
+    return f"{ends['mean']:+.1f} ({ends['low']:+.1f} to {ends['high']:+.1f})"
+
+
+def leads(records: Sequence[dict], comparisons: dict[str, str], numbers: Sequence[int] = (16, 50, 100)) -> str:
+    """Mean leads with 95 % intervals in Markdown, for each method and its rival and each number of images."""
+    rows = []
+    for (method, rival), n in product(comparisons.items(), numbers):
+        found = lead(records, method, rival, n)
+        per_task, joint = (_in_words(ends) for _, ends in interval(found).items())
+        rows.append({"lead of": method, "over": rival, "images": n, "per task": per_task, "jointly": joint,
+                     "ahead in": f"{' and '.join(map(str, (found > 0).sum()))} of {len(found)}"})
+    return tables.markdown(pd.DataFrame(rows).set_index(["lead of", "over", "images"]))
 
 
 def parts_of_joint(records: Sequence[dict], methods: Sequence[str]) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def better_orders(records: Sequence[dict], method: str, other: str, numbers: Seq
     return tables.markdown(pd.DataFrame(rows).set_index("images"))
 
 
-# ---------------------------------------------------------------- lesson 11: figures
+# ---------------------------------------------------------------- figures
 
 def algorithm() -> Figure:
     """The whole algorithm from left to right, and below it what the two methods do at each step."""
@@ -119,40 +119,47 @@ def algorithm() -> Figure:
                     "output and inner features,\nscaled; off-task term;\ncosine rate, clipped")}
     for y, (name, texts) in zip((3.1, 1.1), lanes.items()):
         ax.add_patch(Rectangle((0.1, y - 0.85), 20.8, 1.7, fc=METHODS[name] + "18", ec=METHODS[name], lw=1))
-        ax.text(0.3, y, name, va="center", fontsize=10.5, weight="bold", color=METHODS[PAPER])
+        ax.text(0.3, y, name, va="center", fontsize=10.5, weight="bold", color="black")
         shared = ("$k$ models,\nfrozen", *texts, r"$W^*=\sum_i M_iW_iU_i$", "1 backbone,\n$k$ heads")
         for x, text in zip(xs, shared):
             ax.text(x, y, text, ha="center", va="center", fontsize=9)
     return figure
 
 
-def against_images(records: Sequence[dict], methods: Sequence[str]) -> Figure:
-    """Accuracy against the number of images of a task."""
-    return _curves(tables.summary(records), methods, "real images of a task", 60, log=True)
+def paired(records: Sequence[dict], method: str = PAPER, rival: str = "distillation", images: int = 16) -> Figure:
+    """The lead of a method over a rival on each ordered pair: a dot for each seed, a bar for the mean of the seeds.
 
-
-def _curves(found: pd.DataFrame, methods: Sequence[str], label: str, low: float, log: bool = False) -> Figure:
-    """Per-task and joint accuracy of each method against a number, from `low` % up, with deviations over merges."""
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True, layout="constrained")
-    values = sorted(found.loc[list(methods)].index.unique(1))
-    for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
-        for j, method in enumerate(methods):
-            aside = j - (len(methods) - 1) / 2
-            _line(ax, found.loc[method, column], found.loc[method, f"{column}_std"], method, aside, log)
-        ax.set_xscale("log" if log else "linear")
-        ax.set_xticks(values, values)
-        ax.minorticks_off()
-        bare(ax).set(title=title, xlabel=label, ylim=(low, 102))
-    axes[0].set_ylabel("test accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    The color says who is ahead. Below the pairs: their mean, with its 95 % interval.
+    """
+    found = lead(records, method, rival, images)
+    every = [lead(records, method, rival, n) for n in {r["images"] for r in records}]  # one scale for all numbers
+    low, high = min(each.min(axis=None) for each in every), max(each.max(axis=None) for each in every)
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharex=True, sharey=True, layout="constrained")
+    for ax, column, title in zip(axes, ("mean", "joint"), ("per task", "jointly")):
+        _leads(ax, found[column], *(style_of(name)["color"] for name in (method, rival)))
+        ends = interval(found)[column]
+        ax.errorbar(ends["mean"], -1.3, xerr=[[ends["mean"] - ends["low"]], [ends["high"] - ends["mean"]]], fmt="D",
+                    ms=7, lw=2, color="black")
+        bare(ax).set(title=f"{title}: {_in_words(ends)}", xlabel="lead, in points")
+        ax.set_xlim(min(low, 0) - 1, max(high, 0) + 1)
+    marks = [Patch(fc=style_of(name)["color"], alpha=0.55, label=f"{name} is ahead") for name in (method, rival)]
+    figure.legend(handles=marks, frameon=False, loc="outside lower center", ncols=2,
+                  title=f"lead of {method} over {rival}, {images} images of a task")
     return figure
 
 
-def _line(ax: Axes, means: pd.Series, spread: pd.Series, method: str, shift: float, log: bool = False) -> None:
-    """A line with error bars, moved aside a little so that they do not cover each other."""
-    step = 0.02 * (means.index.max() - means.index.min() + 1)
-    x = means.index * 1.04 ** shift if log else means.index + step * shift
-    ax.errorbar(x, means, spread, capsize=3, lw=1.4, ms=5, label=method, **look_of(method))
+def _leads(ax: Axes, leads: pd.Series, ahead: str, behind: str) -> None:
+    """A row for each ordered pair, sorted by model 2: a bar for the mean of its seeds, and a dot for each."""
+    pairs = leads.groupby("tasks").mean()
+    pairs = pairs[sorted(pairs.index, key=lambda tasks: tasks.split(", ")[::-1], reverse=True)]
+    for y, (tasks, mean) in enumerate(pairs.items()):
+        ax.barh(y, mean, 0.62, color=ahead if mean > 0 else behind, alpha=0.55)
+        for value in leads.xs(tasks, level="tasks"):
+            ax.plot(value, y, "o", ms=4, color=ahead if value > 0 else behind, mec="black", mew=0.4)
+    ax.axvline(0, color=DARK, lw=1)
+    names = [tasks.replace(", ", " → ") for tasks in pairs.index]
+    ax.set_yticks([*range(len(pairs)), -1.3], [*names, "mean of the pairs"])
+    ax.set_ylim(-2, len(pairs) - 0.4)
 
 
 def orders(records: Sequence[dict], methods: Sequence[str], images: int) -> Figure:
@@ -187,7 +194,7 @@ def deeper(bars: pd.DataFrame) -> Figure:
     """Bars of `by_pair`, a panel for each pair."""
     pairs, names = bars.index.unique(0), bars.index.unique(1)
     figure, axes = plt.subplots(1, len(pairs), figsize=(10.5, 3.8), sharey=True, layout="constrained")
-    colours = [look_of(name)["color"] for name in names]
+    colours = [style_of(name)["color"] for name in names]
     for ax, pair in zip(axes, pairs):
         for shift, column, fill in ((-0.2, "mean", {"color": colours}),
                                     (0.2, "joint", {"color": "white", "edgecolor": colours, "hatch": "////"})):
@@ -198,151 +205,4 @@ def deeper(bars: pd.DataFrame) -> Figure:
     axes[0].invert_yaxis()
     kinds = [Patch(ec=GREY, fc=GREY, label="per task"), Patch(ec=GREY, fc="white", hatch="////", label="joint")]
     figure.legend(handles=kinds, frameon=False, loc="outside lower center", ncols=2)
-    return figure
-
-
-# ---------------------------------------------------------------- lesson 12: more models
-
-def at_once_and_in_sequence() -> Figure:
-    """Three originals merged at once; and two of them merged first, then the result with the third."""
-    figure, ax = canvas(15.6, 4.2, (10.4, 2.9))
-    ax.text(2.9, 3.9, "at once", ha="center", fontsize=11)
-    ax.text(10.7, 3.9, "in sequence", ha="center", fontsize=11)
-    for y, name, colour in zip((3.2, 2.1, 1.0), ("model 1", "model 2", "model 3"), MODELS):
-        box(ax, 0.9, y, name, colour, 1.4, "--")
-        arrow(ax, (1.7, y), (3.2, 2.1))
-        box(ax, 7.4, y, name, colour, 1.4, "--")
-    box(ax, 4.2, 2.1, "1, 2 and 3", MERGED, 1.8)
-    for y in (3.2, 2.1):
-        arrow(ax, (8.2, y), (9.5, 2.65))
-    box(ax, 10.4, 2.65, "1 and 2", MERGED, 1.6)
-    arrow(ax, (11.3, 2.65), (12.9, 1.85))
-    arrow(ax, (8.2, 1.0), (12.9, 1.8))
-    box(ax, 13.9, 1.82, "1, 2 and 3", MERGED, 1.8)
-    ax.text(4.2, 1.5, "output matrices\n$O_1,\\ O_2,\\ O_3$", ha="center", va="top", fontsize=10)
-    ax.text(10.4, 3.45, "$O_1,\\ O_2$", ha="center", va="top", fontsize=10)
-    ax.text(13.9, 1.2, "$O_1 U,\\ O_2 U,\\ O_3$", ha="center", va="top", fontsize=10)
-    return figure
-
-
-def more_models(records: Sequence[dict], methods: Sequence[str]) -> Figure:
-    """Accuracy against the number of merged models."""
-    return _curves(tables.summary(records, "k"), methods, "models merged", 20)
-
-
-def forgetting(records: Sequence[dict], methods: Sequence[str]) -> Figure:
-    """Accuracy on each task after the merge of so many models: means and deviations over seeds."""
-    rows = [{"task": name, "method": r["method"], "k": r["k"], "accuracy": accuracy}
-            for r in records for name, accuracy in r["per_task"].items()]
-    groups = pd.DataFrame(rows).groupby(["task", "method", "k"])["accuracy"]
-    means, spread = groups.mean(), groups.std()
-    figure, axes = plt.subplots(1, len(EMBEDDED), figsize=(11, 3.4), sharex=True, sharey=True, layout="constrained")
-    for ax, name in zip(axes, EMBEDDED):
-        for j, method in enumerate(methods):
-            _line(ax, means.loc[name, method], spread.loc[name, method], method, 2 * (j - 1))
-        bare(ax).set(title=name, xlabel="models merged", xticks=[2, 3, 4])
-    axes[0].set_ylabel("per-task accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=len(methods))
-    return figure
-
-
-# ---------------------------------------------------------------- lesson 12: widths
-
-def narrow_in_wide(dim: int = 96, wide: int = 128, heads: int = 4) -> Figure:
-    """A narrow model inside a wide one: which channels of the stream and of the attention heads it uses."""
-    figure, ax = canvas(wide + 62, 46, (11, 3.6))
-    for y, name, units, used in ((33, "stream", 1, dim), (13, "queries, keys", heads, dim // heads)):
-        size = wide // units
-        ax.text(0, y + 3, name, va="center", fontsize=11)
-        for j in range(units):
-            left = 26 + j * size
-            ax.add_patch(Rectangle((left, y), used, 6, fc=MODELS[0] + "55", ec=MODELS[0], lw=1.4))
-            ax.add_patch(Rectangle((left + used, y), size - used - 0.6, 6, fc="none", ec=GREY, ls="--", lw=1.2))
-            label = f"{used} used" if units == 1 else f"head {j + 1}: {used}"
-            ax.text(left + used / 2, y + 3, label, ha="center", va="center", fontsize=9.5)
-            ax.text(left + used + (size - used) / 2, y + 3, f"{size - used} zeros", ha="center", va="center",
-                    fontsize=9 if units == 1 else 7)
-    right = wide + 29
-    ax.text(right, 36, "LayerNorm takes the mean over\n" f"all {wide} channels", va="center", fontsize=9.5)
-    ax.text(right, 16, "attention divides $q\\cdot k$\n" f"by $\\sqrt{{{wide // heads}}}$, not "
-            f"$\\sqrt{{{dim // heads}}}$", va="center", fontsize=9.5)
-    cures = (f"written: $\\rho\\,(x - \\mathrm{{mean}}\\,x)$ with $\\rho = ({wide}/{dim})^{{1/2}}$; "
-             "the norm's weight is divided by $\\rho$",
-             f"$q$ and $k$ are written $({wide // heads}/{dim // heads})^{{1/4}}$ times as large")
-    for y, text in zip((28, 8), cures):
-        ax.text(26, y, text, va="center", fontsize=10, color=GREEN)
-    return figure
-
-
-def size_of(width: int) -> float:
-    """Weights of a ViT of this width and of the shipped head size, in those of one original (width 96)."""
-    def count(dim: int) -> int:
-        return sum(p.numel() for p in vit(dim=dim, num_heads=dim // 24).parameters())
-    return count(width) / count(96)
-
-
-def room_table(records: Sequence[dict]) -> pd.DataFrame:
-    """Accuracy at each width: index (merge, method, width), with `size` in originals and `kept` of the originals'."""
-    rows = tables.frame(records)
-    rows["method"] = rows["method"].str.split(" @ ").str[0]
-    whole = rows[rows["method"].str.startswith("originals")].set_index("tasks")["mean"]
-    rows["kept"] = 100 * rows["mean"] / rows["tasks"].map(whole)
-    rows["size"] = rows["width"].map({width: size_of(width) for width in rows["width"].unique()})
-    return rows.set_index(["tasks", "method", "width"])[["size", "mean", "joint", "kept"]].sort_index()
-
-
-def draw_room(records: Sequence[dict], merge: str = "digits, letters, shapes, textures", width: int = 96) -> Figure:
-    """What one merge keeps at one width: task by task on the left, against all widths on the right."""
-    merges = [r for r in records if ", ".join(r["tasks"]) == merge]
-    chosen = next(r for r in merges if r["method"] == f"{OURS} @ {width}")
-    whole = next(r for r in merges if r["method"].startswith("originals"))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), layout="constrained")
-    for y, name in enumerate([*chosen["tasks"], "joint"]):
-        value, upper = (r["joint"] if name == "joint" else r["per_task"][name] for r in (chosen, whole))
-        fill = {"mfc": "white"} if name == "joint" else {}
-        left.plot([value, upper], [y, y], color=GREY, lw=2, zorder=1)
-        left.plot(upper, y, ls="", label="originals" if y == 0 else None, color="black", marker="o", ms=8, **fill)
-        left.plot(value, y, ls="", label=OURS if y == 0 else None, ms=9, **style_of(OURS), **fill)
-        left.text(value - 0.8, y, f"{value:.1f}", ha="right", va="center", fontsize=9)
-    left.set_yticks(range(len(chosen["tasks"]) + 1), [*chosen["tasks"], "joint"])
-    bare(left).set(xlim=(80, 101), xlabel="accuracy, %", title=f"one model of width {width}")
-    left.set_ylim(len(chosen["tasks"]) + 0.4, -0.4)
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
-    line = room_table(merges).loc[(merge, OURS)]
-    right.plot(line.index, line["kept"], label=OURS, **style_of(OURS))
-    right.plot(width, line["kept"][width], ms=13, mec="black", mew=1.5, **style_of(OURS))
-    right.axhline(100, color="black", lw=1, ls=":")
-    bare(right).set(xticks=list(line.index), ylim=(89, 100.6), xlabel="width of the merged model",
-                    ylabel="kept, % of the originals", title=f"{line['size'][width]:.1f} times "
-                    f"the size of one original; kept: {line['kept'][width]:.1f} %")
-    return figure
-
-
-def beside_originals(room: Sequence[dict]) -> Figure:
-    """Accuracy of one merged model of each width, and of the k originals, against their size. One panel a merge."""
-    rows = room_table(room)
-    merges = sorted(rows.index.unique("tasks"), key=lambda names: names.count(","))
-    figure, axes = plt.subplots(1, len(merges), figsize=(11, 3.6), sharex=True, sharey=True, layout="constrained")
-    for ax, merge in zip(axes, merges):
-        k, (whole,) = merge.count(",") + 1, rows.loc[merge].filter(like="originals", axis=0).to_dict("records")
-        for column, fill in (("mean", None), ("joint", "white")):
-            line = rows.loc[(merge, OURS)]
-            label = {"mean": "per task", "joint": "joint"}[column]
-            ax.plot(line["size"], line[column], mfc=fill, label=f"{OURS}, {label}", **style_of(OURS))
-            ax.plot(k, whole[column], ls="", marker="*", ms=14, color="black", mfc=fill, label=f"k originals, {label}")
-        bare(ax).set(title=merge.replace("letters, ", "letters,\n") if k > 2 else merge, xticks=[1, 2, 3, 4],
-                     xlabel="size, in originals", xlim=(0.7, 4.3))
-    axes[0].set_ylabel("accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=4)
-    return figure
-
-
-def widths(records: Sequence[dict], methods: Sequence[str]) -> Figure:
-    """Accuracy against the width of the merged model, for originals of two widths; the originals as a black line."""
-    found = tables.summary(records, "width")
-    whole = found.loc["originals (k models)"].mean()
-    figure = _curves(found, methods, "width of the merged model", 40)
-    for ax, column in zip(figure.axes, ("mean", "joint")):
-        ax.axhline(whole[column], color="black", lw=1)
-        ax.text(190, whole[column] - 1, "the two originals", ha="right", va="top", fontsize=9)
     return figure

@@ -19,6 +19,8 @@ from ...bench.figures import arrow, box
 from ...bench.palette import BLUE, DARK, GREEN, GREY, MERGED, MODELS, NEUTRAL, ORANGE, style_of
 from ...compare.evaluation import logits
 from ...models import Original
+from ...recipes.merging import merge
+from ...recipes.recipe import RecipeError, read_recipe
 from ...tasks.originals import DATA
 from ...tasks.task import Task
 from .parts import bare, canvas
@@ -204,6 +206,16 @@ def trained_by_a_team(original: Original, task: Task, mean: Sequence[float], std
         F.cross_entropy(model(pixels[rows]), labels[rows]).backward()
         optimizer.step()
     return model.requires_grad_(False).eval()
+
+
+def dry_run(recipe: Path) -> str:
+    """What `python -m fsmerge_lite merge RECIPE --dry-run` says, or the message of the error with which it stops."""
+    said: list[str] = []
+    try:
+        merge(read_recipe(recipe), dry_run=True, say=said.append)
+    except RecipeError as error:
+        return str(error)
+    return "\n".join(said)
 
 
 def road() -> Figure:

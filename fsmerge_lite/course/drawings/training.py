@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ...bench import results, runner
-from ...bench.figures import arrow, box, plain_log
-from ...bench.palette import GREEN, GREY, LABELS, MERGED, METHODS, MODELS
+from ...bench.figures import arrow, box
+from ...bench.palette import GREEN, GREY, LABELS, METHODS, MODELS
 from ...supernet import SuperNet
 from ...tasks.originals import DATA
 from ...training import until
@@ -102,20 +102,22 @@ def one_unit(size: float = 3) -> Figure:
     return parts.bare(ax).get_figure()
 
 
-def curves(local: Sequence, one: object, window: int = 5) -> Figure:
-    """Loss curves of local training, one panel per depth, beside that of global training; means over `window` steps."""
-    runs = [*local, one]
-    figure, axes = plt.subplots(1, len(runs), figsize=(11, 2.9), sharey=True, layout="constrained")
-    for ax, run in zip(axes, runs):
-        colour = GLOBAL if run is one else LOCAL
-        smooth = pd.Series(run.loss).rolling(window, min_periods=1, center=True).mean()
-        ax.plot(run.loss, color=colour, lw=0.8, alpha=0.35)
-        ax.plot(smooth, color=colour, lw=2)
-        ax.set(yscale="log", xlabel="step", title="global, output" if run is one else run.name)
-        parts.bare(ax)
-    plain_log(axes[0])
-    axes[0].set_ylabel("loss (thick: smoothed)")
-    return figure
+RUN_NAMES = ("start", "U_out alone", "local 60", "local 120", "local 300", "global 160", "global 300", "global 800")
+
+
+def compared(runs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and seconds of local and global training: means over seeds, and the second task in each seed."""
+    of_run = runs.groupby("run")
+    table = pd.DataFrame({"per task": of_run["mean"].mean(), "joint": of_run["joint"].mean(),
+                          "seconds": of_run["seconds"].mean()})
+    second = runs.set_index(["run", "seed"])["per_task"].map(lambda accuracies: accuracies[1]).unstack()
+    task = runs["tasks"].iloc[0].split(", ")[1]
+    return table.join(second.add_prefix(f"{task}, seed ")).loc[list(RUN_NAMES)].round(1)
+
+
+def in_math(name: str) -> str:
+    """The name of a run with its matrices as formulas."""
+    return name.replace("M_2", "$M_2$").replace("U_out", "$U_{out}$")
 
 
 def budgets(runs: pd.DataFrame) -> Figure:
@@ -136,9 +138,8 @@ def budgets(runs: pd.DataFrame) -> Figure:
                 ax.annotate(f"{steps:,}", row, (0, 9 if kind == "global" else -15), textcoords="offset points",
                             ha="center", fontsize=9, color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.5})
         for name, style in (("U_out alone", "-."), ("start", ":")):
-            ax.axhline(runs.loc[runs["run"] == name, column].mean(), color=GREY, ls=style, label=name.replace(
-                "U_out", "$U_{out}$"))
-        ax.set(xlabel="training, CPU seconds (numbers: steps in all)", title=f"{LABELS[column]}", ylim=(25, 100))
+            ax.axhline(runs.loc[runs["run"] == name, column].mean(), color=GREY, ls=style, label=in_math(name))
+        ax.set(xlabel="training, CPU seconds (numbers: steps in all)", title=LABELS[column], ylim=(25, 100))
         parts.bare(ax)
     axes[0].set_ylabel("test accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
@@ -156,14 +157,15 @@ def missed(shares: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str]
     Names that begin with "local" or "global" have the color of that training; others are grey.
     """
     figure, axes = plt.subplots(1, len(tasks), figsize=(10, 3.8), sharey=True, layout="constrained")
-    looks = {"local": (LOCAL, "--"), "global": (GLOBAL, "-"), "start": (GREY, ":"), "U_out": (GREY, "-.")}
+    looks = {"local": (LOCAL, "--", "os"), "global": (GLOBAL, "-", "os"), "start": (GREY, ":", "D"),
+             "U_out": (GREY, "-.", "^")}
     kinds = [name.split()[0] for name in shares]
     for place, (name, by_task) in enumerate(shares.items()):
-        colour, style = looks[kinds[place]]
-        marker = "osD^"[kinds[:place].count(kinds[place])]
+        colour, style, markers = looks[kinds[place]]
+        marker = markers[kinds[:place].count(kinds[place])]
         for ax, line in zip(axes, by_task):
             ax.plot(DEPTHS, 100 * np.array(line), color=colour, ls=style, marker=marker,
-                    mfc="white" if marker == "s" else colour, label=name.replace("U_out", "$U_{out}$"))
+                    mfc="white" if marker == "s" else colour, label=in_math(name))
     for ax, task in zip(axes, tasks):
         ax.axhline(100, color="black", lw=0.8, ls=":", zorder=0)
         ax.set(title=f"images of {task}", xlabel="features after", ylim=(0, None))
@@ -260,25 +262,32 @@ def competing_heads(methods: Mapping[str, Sequence[Tensor]], labels: Sequence[in
     return figure
 
 
-def answers(found: Mapping[float, Sequence[tuple[float, float]]], tasks: Sequence[str], sizes: Sequence[int], q: float
-            ) -> Figure:
+def accuracies(found: Mapping[float, Sequence[tuple[float, float]]], sizes: Sequence[int]
+               ) -> dict[float, tuple[float, float]]:
+    """Off-task weight -> per-task accuracy, in which tasks count alike, and joint accuracy, in which images do."""
+    return {q: (np.mean([each[0] for each in by_task]), np.average([each[1] for each in by_task], weights=sizes))
+            for q, by_task in sorted(found.items())}
+
+
+def answers(found: Mapping[float, Sequence[tuple[float, float]]], tasks: Sequence[str], sizes: Sequence[int], q: float,
+            method: str = "FS-Merge (fitted)") -> Figure:
     """Who answers at one off-task weight, and per-task and joint accuracy at all of them.
 
     Args:
         found: off-task weight -> for each task (per-task accuracy, share that is right jointly), in percent.
         tasks, sizes: the tasks' names and numbers of test images.
         q: the weight to show.
+        method: whose color the accuracies have.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.7), width_ratios=(1.15, 1), layout="constrained")
     for i, pair in enumerate(found[q]):
         _stack(left, i, *pair)
     left.set(xlim=(0, 100), ylim=(-1.85, 0.6), xlabel="test images of the task, %", title=f"$q$ = {q:g}")
     left.set_yticks([-i for i in range(len(tasks))], tasks)
-    qs = sorted(found)
-    for name, marker, column, weights in (("per task", "o-", 0, None), ("joint", "s--", 1, sizes)):
-        line = [np.average([each[column] for each in found[w]], weights=weights) for w in qs]
-        look = {"color": MERGED, "mfc": MERGED if column == 0 else "white"}
-        right.plot(range(len(qs)), line, marker, label=name, **look)
+    qs, colour = sorted(found), METHODS[method]
+    for marker, line, label in zip(("o-", "s--"), zip(*accuracies(found, sizes).values()), LABELS.values()):
+        look = {"color": colour, "mfc": colour if label == "per task" else "white"}
+        right.plot(range(len(qs)), line, marker, label=label, **look)
         right.plot(qs.index(q), line[qs.index(q)], marker[0], ms=12, **look)
     right.axvline(qs.index(q), color=GREY, lw=1, zorder=0)
     right.set_xticks(range(len(qs)), [f"{w:g}" for w in qs])

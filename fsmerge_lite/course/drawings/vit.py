@@ -88,6 +88,72 @@ def _lanes(ax: Axes, y: float, names: tuple[str, str, str], xs: tuple[float, ...
         arrow(ax, (xs[2] + widths[2] / 2 + 0.06, lane), (ends[1], y + 1.0))
 
 
+# ---------------------------------------------------------------- one layer with its shapes
+
+# Layer -> what it reads, U, the M, what it writes to, and how many times the stream's width it reads and writes.
+PLACES = {
+    "qkv": ("the stream,\nthrough norm1", "U^{qkv}", ("M^q", "M^k", "M^v"), "the attention\nheads", 1, 1),
+    "proj": ("the attention\nheads", "U^o", ("M^o",), "the stream", 1, 1),
+    "fc1": ("the stream,\nthrough norm2", "U^{fc1}", ("M^{fc1}",), "the hidden\nunits", 1, 4),
+    "fc2": ("the hidden\nunits", "U^{fc2}", ("M^{fc2}",), "the stream", 4, 1)}
+WIDTHS = (96, 64, 128, 48)  # of four originals, invented
+
+
+def one_layer(layer: str = "qkv", originals: int = 2, merged_width: int = 96) -> Figure:
+    """One layer of a block in a SuperNet: U, frozen layer and M of every original with their shapes, and the fold.
+
+    Args:
+        layer: one of `PLACES`.
+        originals: from 1 to 4; their streams have the widths `WIDTHS`.
+        merged_width: width of the merged model's stream.
+
+    Raises:
+        ValueError: no such layer, or another number of originals.
+    """
+    if layer not in PLACES or not 1 <= originals <= len(WIDTHS):
+        raise ValueError(f"layer must be one of {', '.join(PLACES)} and originals 1 to 4, got {layer}, {originals}")
+    reads, _, Ms, writes, wide_in, wide_out = PLACES[layer]
+    figure, ax = canvas(17.4, 1.5 * originals + 2.3, (11.4, 0.95 * originals + 1.4))
+    middle = 2.1 + 0.75 * originals
+    for x, text, width in ((1.2, reads, wide_in), (16.1, writes, wide_out)):
+        each = "3 x " if x > 2 and len(Ms) > 1 else ""
+        ax.text(x, middle, f"{text}\n{each}{width * merged_width} channels", ha="center", va="center", fontsize=11)
+    ax.text(14.1, middle, "$+$", ha="center", va="center", fontsize=15)
+    arrow(ax, (14.3, middle), (14.9, middle))
+    learned = sum(_lane(ax, 2.1 + 1.5 * (originals - i) - 0.65, i, layer, merged_width, middle)
+                  for i in range(originals))
+    _fold_of(ax, layer, merged_width, learned)
+    return figure
+
+
+def _lane(ax: Axes, y: float, i: int, layer: str, merged: int, middle: float) -> int:
+    """U, W and M of original i with their shapes below. Returns how many entries U and M have."""
+    _, U, Ms, _, wide_in, wide_out = PLACES[layer]
+    own, n, places = WIDTHS[i], len(Ms), ((4.2, 1.3), (7.7, 3.0), (11.6, 2.8 if len(Ms) > 1 else 1.5))
+    shapes = ((wide_in * own, wide_in * merged), (n * wide_out * own, wide_in * own),
+              (wide_out * merged, wide_out * own))
+    names = f"${U}_{i + 1}$", f"{layer} of original {i + 1}", "  ".join(f"${M}_{i + 1}$" for M in Ms)
+    chain(ax, y, [(x, name, MODELS[i] if j == 1 else LEARNED, "--" if j == 1 else "-", width)
+                  for j, ((x, width), name) in enumerate(zip(places, names))])
+    for j, ((x, _), (rows, columns)) in enumerate(zip(places, shapes)):
+        each = "each " if n > 1 and j == 2 else ""
+        ax.text(x, y - 0.42, f"{each}{rows} x {columns}", ha="center", va="top", fontsize=9.5, color=DARK)
+    (first, wide), *_, (last, wide_M) = places
+    arrow(ax, (2.4, middle), (first - wide / 2 - 0.06, y))
+    arrow(ax, (last + wide_M / 2 + 0.06, y), (13.9, middle))
+    return own * merged * (wide_in ** 2 + n * wide_out ** 2)
+
+
+def _fold_of(ax: Axes, layer: str, merged: int, learned: int) -> None:
+    """The bottom row: the folded layer, and how many numbers it and all M and U have."""
+    _, _, Ms, _, wide_in, wide_out = PLACES[layer]
+    shape = len(Ms) * wide_out * merged, wide_in * merged
+    box(ax, 5.2, 0.85, f"folded: one plain {layer}", MERGED, 4.6)
+    ax.text(5.2, 0.43, f"{shape[0]} x {shape[1]}", ha="center", va="top", fontsize=9.5, color=DARK)
+    ax.text(8.2, 0.85, f"all $M$ and $U$ of this layer: {learned:,} numbers\n"
+                       f"the folded layer: {shape[0] * shape[1]:,} weights", va="center", fontsize=11)
+
+
 # ---------------------------------------------------------------- norms and attention
 
 def norm_outputs() -> Figure:

@@ -1,11 +1,10 @@
-"""The drawings of lessons 01 and 02: units that change places, lines between models, and what weights alone can do."""
+"""The drawings of lesson 01: units that change places, lines between models, and what an average keeps."""
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,15 +12,14 @@ from matplotlib.patches import Circle, Wedge
 from torch import Tensor, nn
 
 from ...architectures import graph_of
-from ...bench.palette import BLUE_ORANGE, GREY, METHODS, MODELS, style_of
+from ...bench.palette import BLUE_ORANGE, GREY, METHODS, MODELS
 from ...compare.evaluation import Path
 from ...models import Original
+from ...tasks.task import Task
 from . import parts
 
 UNITS = MODELS[2:]  # the two hidden units of the smallest network, wherever they stand
 INPUTS, HIDDEN, OUTPUT = ((0.3, 2.0), (0.3, 0.4)), ((2.0, 2.0), (2.0, 0.4)), ((3.7, 1.2),)
-
-# ---------------------------------------------------------------- lesson 01
 
 
 def random_orders(original: Original, seed: int) -> dict[str, Tensor]:
@@ -140,14 +138,16 @@ def _accuracies(ax: Axes, path: Path) -> None:
     parts.bare(ax)
 
 
-def along(t: float, path: Path, pictures: Mapping[str, Tensor], answers: Mapping[str, Sequence[str]],
-          truth: Mapping[str, Sequence[str]]) -> Figure:
-    """What the model at a point t of a line answers for some pictures of each task, beside the accuracies.
+@torch.no_grad()
+def along(t: float, path: Path, model: nn.Module, tasks: Sequence[Task], n: int = 8) -> Figure:
+    """The accuracies on a line, and what the model at a point t of it answers for n test pictures of each task.
 
     Args:
         t: from 0 to 1.
         path: the whole line.
-        pictures, answers, truth: task -> images (n, 3, H, W) in [-1, 1], the class that each is taken for, its class.
+        model: the model at t, which gives the logits of every task's head.
+        tasks: in the order of the heads.
+        n: pictures of each task.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.2), width_ratios=(1, 1.9), layout="constrained")
     _accuracies(left, path)
@@ -155,49 +155,64 @@ def along(t: float, path: Path, pictures: Mapping[str, Tensor], answers: Mapping
     left.set_title(f"$t = {t:.1f}$")
     left.set_xticks((0, 1), [f"{x}\n{task} model" for x, task in enumerate(path.accuracies)])
     left.legend(frameon=False, fontsize=8, loc="center left")
-    for row, name in enumerate(pictures):
-        for column, image in enumerate(pictures[name].movedim(1, -1).cpu() / 2 + 0.5):
-            right.imshow(image.clamp(0, 1), extent=(column, column + 0.92, -1.5 * row, 0.92 - 1.5 * row))
-            given, correct = answers[name][column], answers[name][column] == truth[name][column]
-            right.text(column + 0.46, -0.22 - 1.5 * row, f"{given} {'✓' if correct else '✗'}", ha="center", va="center",
-                       color="black" if correct else "grey", fontweight="bold" if correct else "normal")
-    right.set(xlim=(0, len(next(iter(pictures.values())))), ylim=(-2.0, 1), aspect="equal",
+    for i, task in enumerate(tasks):
+        images, labels = (part[:n] for part in task.test())
+        _answered(right, -1.5 * i, images, model(images)[i].argmax(1), labels, task.classes)
+    right.set(xlim=(0, n), ylim=(1 - 1.5 * len(tasks), 1), aspect="equal",
               title="test pictures, and what they are taken for (head given; bold: right)")
     right.axis("off")
     return figure
 
 
-def by_depth(accuracy: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]], sizes: Mapping[str, Sequence[float]]
-             ) -> Figure:
+def _answered(ax: Axes, y: float, images: Tensor, given: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """A row of pictures with the class that each is taken for."""
+    for x, (image, answer, label) in enumerate(zip(images.movedim(1, -1).cpu() / 2 + 0.5, given, labels)):
+        ax.imshow(image.clamp(0, 1), extent=(x, x + 0.92, y, y + 0.92))
+        right = answer == label
+        ax.text(x + 0.46, y - 0.22, f"{classes[answer]} {'✓' if right else '✗'}", ha="center", va="center",
+                color="black" if right else "grey", fontweight="bold" if right else "normal")
+
+
+def by_depth(accuracy: Mapping[tuple[int, int], Sequence[tuple[float, float]]],
+             sizes: Mapping[tuple[int, int], Sequence[Tensor]]) -> Figure:
     """How far a network falls when it is averaged with its own copy in another order, by depth; and how signals fade.
 
     Args:
-        accuracy: name of the width -> number of hidden layers -> (network, average) in percent, one pair for each seed.
-        sizes: name of the width -> the size of each layer's outputs in the average, as a fraction of the network's.
+        accuracy: (width, hidden layers) -> (network, average) in percent, one pair for each seed.
+        sizes: the same keys -> the size of each layer's outputs in the average, % of the network's, for each seed.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
-    for look, (name, depths) in zip(({"color": "black"}, {"color": "grey"}), accuracy.items()):
-        for depth, pairs in depths.items():
-            left.plot([depth] * len(pairs), [average for _, average in pairs], "o", ms=4, alpha=0.4, **look)
-        left.plot(list(depths), [np.mean([own for own, _ in pairs]) for pairs in depths.values()], ls=":", **look)
-        left.plot(list(depths), [np.mean([average for _, average in pairs]) for pairs in depths.values()], **look,
-                  label=name)
-        right.plot(range(1, len(sizes[name]) + 1), sizes[name], marker="o", label=name, **look)
-    left.set(xlabel="hidden layers", ylabel="test accuracy, %", xticks=list(depths), ylim=(0, 105),
-             title="dotted: the networks\nsolid: average of both orders (points: each seed)")
-    right.set(xlabel="layer (deepest networks)", ylabel="size, % of the network's", ylim=(0, 105),
-              xticks=range(1, len(sizes[name]) + 1), title="outputs of each layer\nof the average")
-    parts.bare(left).legend(frameon=False, loc="lower left")
-    parts.bare(right)
+    widths, depths = (sorted({key[i] for key in accuracy}) for i in (0, 1))
+    for color, width in zip(("black", "grey"), widths):
+        own, average = np.array([accuracy[width, depth] for depth in depths]).transpose(2, 0, 1)  # (depths, seeds)
+        left.plot(depths, own.mean(1), ls=":", color=color)
+        _with_seeds(left, depths, average, f"width {width}", color)
+        _with_seeds(right, range(1, depths[-1] + 2), torch.stack(list(sizes[width, depths[-1]]), 1).numpy(),
+                    f"width {width}", color)
+    left.set(xlabel="hidden layers", ylabel="test accuracy, %", xticks=depths, ylim=(0, 105),
+             title="dotted: the networks\nsolid: the network averaged with its copy")
+    right.set(xlabel="layer of the deepest networks", ylabel="size, % of the network's", ylim=(0, 105),
+              xticks=range(1, depths[-1] + 2), title="outputs of each layer of the average\n(points: each seed)")
+    for ax in (left, right):
+        parts.bare(ax).legend(frameon=False, loc="lower left")
     return figure
 
 
-def correlations(matrices: Mapping[str, Tensor]) -> Figure:
-    """Correlation matrices side by side on one scale from -1 to 1: title -> (channels, channels)."""
+def _with_seeds(ax: Axes, x: Sequence[int], values: np.ndarray, label: str, color: str) -> None:
+    """The mean over seeds as a line, and every seed as a point. `values`: (len(x), seeds)."""
+    ax.plot(x, values, "o", ms=4, alpha=0.4, color=color)
+    ax.plot(x, values.mean(1), color=color, label=label)
+
+
+def correlations(matrices: Mapping[str, Tensor], high: float = 0.95) -> Figure:
+    """Correlation matrices side by side on one scale: title -> (channels, channels). Circles: above `high`."""
     figure, axes = plt.subplots(1, len(matrices), figsize=(3.2 * len(matrices) + 0.8, 3.3), layout="constrained")
     for ax, (title, matrix) in zip(axes, matrices.items()):
         image = ax.imshow(matrix.detach().cpu(), cmap=BLUE_ORANGE, vmin=-1, vmax=1, interpolation="nearest")
-        ax.set(title=title, xticks=[0, 95], yticks=[0, 95], xlabel="channel of model 2", ylabel="channel of model 1")
+        rows, columns = np.nonzero(matrix.detach().cpu().numpy() > high)
+        ax.plot(columns, rows, "o", ms=3.5, mfc="none", mec="black", mew=0.7)
+        ax.set(title=f"{title}\n{len(rows)} above {high:g}", xticks=[0, 95], yticks=[0, 95],
+               xlabel="channel of model 2", ylabel="channel of model 1")
     figure.colorbar(image, ax=axes, label="correlation", shrink=0.8)
     return figure
 
@@ -217,129 +232,3 @@ def kept(rows: Mapping[str, tuple[float, float]]) -> Figure:
     parts.bare(ax)
     figure.legend(frameon=False, loc="outside upper center", ncols=3)
     return figure
-
-
-# ---------------------------------------------------------------- lesson 02
-
-
-def arc_and_chord(degrees: float = 90) -> Figure:
-    """Two vectors of length 1, so many degrees apart; their average on the chord between them, and SLERP on the arc."""
-    figure, ax = plt.subplots(figsize=(7.2, 2.9), layout="constrained")
-    arc = np.radians(90 + degrees * np.linspace(0.5, -0.5))
-    ends, length = np.stack([np.cos(arc), np.sin(arc)], 1)[[0, -1]], np.sin(arc[0])
-    ax.plot(*ends.T, color=METHODS["average"], ls=":", lw=1.5)
-    ax.plot(np.cos(arc), np.sin(arc), color=METHODS["slerp"], ls=":", lw=1.5)
-    for end, color, name in zip((*ends, (0, length), (0, 1)), (*MODELS[:2], METHODS["average"], METHODS["slerp"]),
-                                ("$w_1$", "$w_2$", f"average: length {length:.2f}", "SLERP: length 1.00")):
-        width = 8 if "average" in name else 2.5
-        ax.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": width, "shrinkB": 0})
-        ax.plot([], [], color=color, lw=width, label=name)
-    ax.set(xlim=(-1.1, 1.1), ylim=(-0.1, 1.1), aspect="equal", title=f"{degrees:.0f} degrees apart")
-    ax.axis("off")
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
-
-
-def bowls(weights: Tensor, grams: Tensor, points: Mapping[str, Tensor]) -> Figure:
-    """The squared error of each original's layer as a bowl over two weights, seen from above, and what methods choose.
-
-    Args:
-        weights: (2, 2), the weights of both originals, where the bowls are zero.
-        grams: (2, 2, 2), the Gram matrices of what both read, which give the bowls their shapes.
-        points: method -> two weights.
-    """
-    figure, ax = plt.subplots(figsize=(6.6, 4.1), layout="constrained")
-    grid = torch.stack(torch.meshgrid(torch.linspace(-1.5, 6, 151), torch.linspace(-1.5, 6, 151), indexing="xy"), -1)
-    for i, (own, gram, color) in enumerate(zip(weights, grams, MODELS), 1):
-        error = torch.einsum("xya, ab, xyb -> xy", grid - own, gram, grid - own)
-        rings = ax.contour(*grid.unbind(-1), error, levels=(0.1, 0.3, 0.6, 1), colors=color, linewidths=1.2)
-        ax.clabel(rings, [1], fmt="error 1")
-        ax.plot(*own, "o", color=color, ms=9, label=f"$W_{i}$ and its error")
-    for name, point in points.items():
-        ax.plot(*point, ls="", ms=10, mec="black", label=name, **style_of(name))
-    ax.set(xlabel="weight of input 0", ylabel="weight of input 1", aspect="equal")
-    figure.legend(frameon=False, loc="outside right center")
-    parts.bare(ax)
-    return figure
-
-
-def errors_by_layer(errors: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]) -> Figure:
-    """The error of merged layers, in percent: task -> method -> "blocks.0.mlp.fc1", ... -> (alone, in the model)."""
-    figure, axes = plt.subplots(1, len(errors), figsize=(10.8, 4), sharey=True, layout="constrained")
-    for ax, (task, methods) in zip(axes, errors.items()):
-        for name, layers in methods.items():
-            look, (alone, inside) = style_of(name), zip(*layers.values())
-            ax.plot(alone, ls="--", mfc="white", label=f"{name}: reads what the original reads", **look)
-            ax.plot(inside, label=f"{name}: in the merged model", **look)
-        parts.bare(ax).axhline(100, color="black", lw=1, ls=":", label="as wrong as a constant")
-        ax.set_xticks(range(len(layers)), [f"{int(place[7]) + 1} {place.rpartition('.')[2]}" for place in layers])
-        ax.set(title=task, xlabel="block and layer")
-    axes[0].set(ylabel="error, % of the output's variance", ylim=(0, None))
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2, fontsize=9)
-    return figure
-
-
-def matching(table: Tensor, orders: Mapping[str, Sequence[int]]) -> Figure:
-    """A table of correlations with the pairs that orders choose, and their sums, one picture for each order."""
-    figure, axes = plt.subplots(1, len(orders), figsize=(3.3 * len(orders), 3.2), layout="constrained")
-    for ax, (name, order) in zip(axes, orders.items()):
-        ax.imshow(table, cmap=BLUE_ORANGE, vmin=-1.5, vmax=1.5)
-        for (i, j), value in np.ndenumerate(table.numpy()):
-            chosen = order[i] == j
-            ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontweight="bold" if chosen else "normal")
-            if chosen:
-                ax.add_patch(Circle((j, i), 0.36, fill=False, lw=2.5))
-        total = sum(table[i, j].item() for i, j in enumerate(order))
-        ax.set(title=f"{name}: sum {total:.1f}", xticks=range(len(table)), yticks=range(len(table)),
-               xlabel="unit of model 2", ylabel="unit of model 1")
-    return figure
-
-
-def allowed_maps() -> Figure:
-    """A block of a ViT, and the matrices that change the coordinates of a space but not the function."""
-    figure, ax = parts.canvas(15.4, 6.2, (10.6, 4.3))
-    rows = ((4.8, ("$W_q,\\ W_k,\\ W_v$", "attention", "$W_o$")), (1.7, ("$W_{fc1}$", "GELU", "$W_{fc2}$")))
-    for y, (first, middle, last) in rows:
-        parts.chain(ax, y, [(0.9, "stream", GREY, ":", 1.3), (3.2, "norm", GREY, "-", 1.2),
-                            (6.0, first, MODELS[0], "--", 2.2), (9.0, middle, GREY, "-", 1.6),
-                            (11.6, last, MODELS[0], "--", 1.3), (14.2, "+ stream", GREY, ":", 1.6)])
-    for y in (4.0, 0.9):
-        parts.bracket(ax, 0.3, 4.0, y, "stream: a rotation $Q$ that keeps\n$(1, ..., 1)$, norm weights absorbed")
-    parts.bracket(ax, 6.0, 11.6, 4.0, "inside each attention head: $q$ and $k$ by $A$ and $A^{-T}$;\n$v$ by any "
-                  "invertible matrix, which $W_o$ undoes\n(we use rotations); attention heads may change places")
-    parts.bracket(ax, 6.0, 11.6, 0.9, "hidden units: only a new order $P$,\nbecause GELU works unit by unit")
-    return figure
-
-
-def spread(records: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Accuracy of every merge as a point, per task and joint, with mean and standard deviation: a row for each method.
-
-    Args:
-        records: from `results.frame`, with columns `method`, `mean` and `joint`.
-        methods: which, from above.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.42 * len(methods) + 1.3), sharey=True, layout="constrained")
-    for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
-        for row, name in enumerate(methods[::-1]):
-            values, color = records.loc[records["method"] == name, column], style_of(name)["color"]
-            beside = row + np.linspace(-0.25, 0.25, len(values))
-            ax.plot(values, beside, "o", ms=4, alpha=0.5, color=color, mfc=color if column == "mean" else "white")
-            ax.errorbar(values.mean(), row, xerr=values.std(), fmt="D", ms=7, capsize=4, color=color, mec="black")
-            ax.text(107, row, f"{values.mean():.0f}", ha="center", va="center")
-        ax.set_yticks(range(len(methods)), methods[::-1])
-        ax.set(title=title, xlabel="test accuracy, % (number: mean)", xlim=(0, 112), xticks=range(0, 101, 20))
-        parts.bare(ax)
-    return figure
-
-
-def explained(shares: pd.DataFrame) -> Axes:
-    """How much of one model's features another one explains: a column for each kind of map, a row for each pair."""
-    ax = plt.figure(figsize=(8, 0.55 * len(shares.columns) + 1.1), layout="constrained").gca()
-    rows = range(len(shares.columns))[::-1]
-    ax.barh(rows, shares.mean(), 0.62, color=GREY)
-    for row, column in zip(rows, shares):
-        ax.plot(shares[column], row + np.linspace(-0.2, 0.2, len(shares)), "o", ms=4, color="black", alpha=0.5)
-        ax.text(shares[column].max() + 2, row, f"{shares[column].mean():.0f} %", va="center")
-    ax.set_yticks(rows, shares.columns)
-    ax.set(xlim=(0, 108), xlabel="explained variance on held-out images, % (points: pairs of models)")
-    return parts.bare(ax)

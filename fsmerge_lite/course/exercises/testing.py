@@ -64,7 +64,8 @@ def difference(result: object, expected: object, name: str, number: int | None =
         return f"{what} is {_kind(result)}, expected {_kind(expected)}"
     result = torch.as_tensor(result).detach().to(expected.dtype)
     if result.shape != expected.shape:
-        return f"{what} is {_kind(result)}, expected {_kind(expected)}"
+        turned = ": did you multiply from the other side?" if result.shape == expected.shape[::-1] else ""
+        return f"{what} is {_kind(result)}, expected {_kind(expected)}{turned}"
     if not torch.allclose(result, expected, rtol=1e-4, atol=1e-5):
         return f"{what} has the right shape, but wrong values"
     return None

@@ -119,25 +119,6 @@ def _shares(streams: Sequence[Tensor], sizes: Sequence[int], apart: bool = True,
     return merges
 
 
-# ---------------------------------------------------------------- medium: off_task_readout
-
-def _readout_inputs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    u, f, u_other = (torch.randn(*shape, generator=generator, dtype=torch.float64)
-                     for shape in ((30, 4), (30, 3), (50, 4)))
-    return u, f + u[:, :3] + 1, u_other + 0.5, 0.2, 0.1
-
-
-def _readout(u: Tensor, f: Tensor, u_other: Tensor, off_task: float, ridge: float, means: bool = True,
-             target: float = 1.0, power: float = 0.5, per_feature: bool = True) -> Tensor:
-    """Ordinary least squares of stacked rows, each times the square root of its weight; right or with one mistake."""
-    own, other = (len(u) ** -0.5, len(u_other) ** -0.5) if means else (1.0, 1.0)
-    beside = off_task ** power * other
-    wanted = target * f.mean(0) if per_feature else f.mean(0) * 0 + f.mean()
-    rows = torch.cat([own * u, beside * u_other, ridge ** 0.5 * torch.eye(u.shape[1]).to(u)])
-    targets = torch.cat([own * f, beside * wanted.expand(len(u_other), -1), u.new_zeros(u.shape[1], f.shape[1])])
-    return torch.linalg.lstsq(rows, targets).solution.T
-
-
 # ---------------------------------------------------------------- medium: diagnose_starts
 
 FAULTS = ("fine", "overlap", "directions", "readout")
@@ -227,7 +208,7 @@ def _reference(nets: Sequence[Net], images: Sequence[Tensor], sizes: Sequence[in
         W, b = [], []
         for i, (net, n) in enumerate(zip(nets, units)):
             U = _ridge(there[i], own[i][layer]) if fitted else merges[i].T
-            pick = _picked(hidden[i], n, mixed)
+            pick = picked(hidden[i], n, mixed)
             W.append(pick @ net.W[layer] @ U)
             b.append(pick @ net.b[layer])
         W, b = torch.cat(W), torch.cat(b)
@@ -238,7 +219,7 @@ def _reference(nets: Sequence[Net], images: Sequence[Tensor], sizes: Sequence[in
     return merged, [_ridge(z, o[-1]) for z, o in zip(there, own)]
 
 
-def _picked(hidden: Tensor, n: int, mixed: bool = False) -> Tensor:
+def picked(hidden: Tensor, n: int, mixed: bool = False) -> Tensor:
     """The matrix (n, h) that picks the n units from which all are rebuilt best, or that mixes them."""
     moment, eye = hidden.T @ hidden / len(hidden), torch.eye(hidden.shape[1]).to(hidden)
     if mixed:
@@ -298,16 +279,6 @@ EXERCISES = {
         WITH_MEAN: lambda *inputs: _shares(*inputs, channel_mean=True),
         CENTERED: lambda *inputs: _shares(*inputs, centered=True),
         MINOR: lambda *inputs: _shares(*inputs, largest=False)}),
-    # u (n, 4) and u_other (m, 4) are merged features on images of the own task and the other, f (n, 3) the features
-    "off_task_readout": Exercise(_readout_inputs, _readout, {
-        "each task must count by the mean over its own images, not by the sum":
-            lambda *inputs: _readout(*inputs, means=False),
-        "on images of the other task the target is the mean of f, not 0":
-            lambda *inputs: _readout(*inputs, target=0.0),
-        "the mean of f is one number here; every feature has its own mean":
-            lambda *inputs: _readout(*inputs, per_feature=False),
-        "the off-task weight comes in squared: rows are multiplied by the square root of their weight":
-            lambda *inputs: _readout(*inputs, power=1.0)}),
     # four starts of two models in one stream, on images of task 1, in an unknown order
     "diagnose_starts": Exercise(_starts, judge=_judge_faults, mistakes={
         MISSED["overlap"]: lambda starts: ["fine" if w == "overlap" else w for w in map(_fault_of, starts)],
