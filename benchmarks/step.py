@@ -1,8 +1,8 @@
 """Time, peak memory and operations of one training step: python benchmarks/step.py [--models tiny S B] [--out FOLDER].
 
-Compares distillation of one ViT with a SuperNet that is folded (W* kept for the backward, or recomputed there) or
-unfolded. They alternate in one process. Results are ratios to distillation, as median and range over rounds. Writes
-step.json after each setting (a killed run resumes), step.md and step.png.
+Compares distillation of one ViT with a SuperNet that is folded (W* kept for the backward, or recomputed there; A and B
+of each original, or shared by all) or unfolded. They alternate in one process. Results are ratios to distillation, as
+median and range over rounds. Writes step.json after each setting (a killed run resumes), step.md and step.png.
 """
 import argparse
 import copy
@@ -80,7 +80,7 @@ def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callabl
         parameters = list(student.parameters())
         loss = reconstruction(lambda x: [student(x)] * setting.k, images, targets, setting.batch, 0, like)
     else:
-        net = fsm.SuperNet(originals, setting.rank)
+        net = fsm.SuperNet(originals, setting.rank, shared=kind == "shared")
         net.set_grad_checkpointing(kind == "recomputed")
         parameters = [p for p in net.parameters() if p.requires_grad]
         loss = reconstruction(lambda x: net(x, unfolded=kind == "unfolded"), images, targets, setting.batch, 0, like)
@@ -172,7 +172,7 @@ def measure(setting: Setting, rounds: int, steps: int) -> dict:
     """All measurements for one setting."""
     torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
     rate = matmul_rate(setting)
-    kinds = ["distillation", "folded"]
+    kinds = ["distillation", "folded", "shared"]
     if setting.model != "tiny":  # the tiny ViT has no layer that is large enough to be recomputed
         kinds.append("recomputed")
     memory, operations = {}, {}
@@ -204,9 +204,10 @@ def ratio(record: dict, of: str, to: str) -> str:
     return f"{statistics.median(rounds):.2f} ({rounds[0]:.2f} to {rounds[-1]:.2f})"
 
 
-def ratio_of_operations(record: dict) -> float:
-    """Operations of a folded step, as a multiple of distillation's."""
-    return record["operations"]["folded"] / record["operations"]["distillation"]
+def ratio_of_operations(record: dict, kind: str = "folded") -> str:
+    """Operations of a step, as a multiple of distillation's; a dash if the kind did not run."""
+    operations = record["operations"]
+    return f"{operations[kind] / operations['distillation']:.2f}" if kind in operations else "–"
 
 
 def ratio_of_memory(record: dict, kind: str) -> str:
@@ -229,7 +230,8 @@ def row(record: dict) -> dict[str, object]:
         "ViT": record["model"], "k": record["k"], "rank": record["rank"], "images": record["batch"],
         "pixels": record["pixels"], "": f"{record['device']} {record['precision']}",
         "distillation, s": f"{statistics.median(record['seconds']['distillation']):.3g}",
-        "folded": ratio(record, "folded", "distillation"), "by operations": f"{ratio_of_operations(record):.2f}",
+        "folded": ratio(record, "folded", "distillation"), "by operations": ratio_of_operations(record),
+        "A, B shared": ratio(record, "shared", "distillation"), "by operations ": ratio_of_operations(record, "shared"),
         "W* recomputed": ratio(record, "recomputed", "distillation"),
         "unfolded": ratio(record, "unfolded", "distillation"),
         "unfolded / folded": ratio(record, "unfolded", "folded"),
@@ -240,8 +242,10 @@ def row(record: dict) -> dict[str, object]:
 
 
 def table(records: list[dict]) -> str:
-    """One row for each setting, in Markdown."""
+    """One row for each setting, in Markdown, without the columns that nothing was measured for."""
     rows = [row(record) for record in sorted(records, key=lambda record: list(VITS).index(record["model"]))]
+    empty = [title for title in rows[0] if all(cells[title] == "–" for cells in rows)]
+    rows = [{title: cell for title, cell in cells.items() if title not in empty} for cells in rows]
     lines = [f"| {' | '.join(title.strip() for title in rows[0])} |", "|---|" + "---:|" * (len(rows[0]) - 1)]
     return "\n".join(lines + [f"| {' | '.join(map(str, cells.values()))} |" for cells in rows])
 
@@ -254,7 +258,7 @@ def growth(records: list[dict]) -> str:
         half = base.pixels // 2
         varied = {"k = 2": base, "k = 4": replace(base, k=4), "k = 8": replace(base, k=8),
                   "rank 32": replace(base, rank=32), f"{half} pixels": replace(base, pixels=half)}
-        costs = [f"{name}: {ratio(r, 'folded', 'distillation').split()[0]} ({ratio_of_operations(r):.2f})"
+        costs = [f"{name}: {ratio(r, 'folded', 'distillation').split()[0]} ({ratio_of_operations(r)})"
                  for name, setting in varied.items() for r in records if r.items() >= asdict(setting).items()]
         lines.append(f"- ViT-{model}, {device} {precision}: {', '.join(costs)}")
     return "\n".join(["How the cost of a folded step grows (in brackets: by the count of operations):", "", *lines])
@@ -272,7 +276,7 @@ def lines_by_k(records: list[dict]) -> dict[str, dict[str, dict[int, float]]]:
             if kind in record["seconds"]:
                 cost = statistics.median(ratios(record["seconds"], kind, "distillation"))
                 lines.setdefault(name, {})[record["k"]] = cost
-        lines.setdefault("folded, by operations", {})[record["k"]] = ratio_of_operations(record)
+        lines.setdefault("folded, by operations", {})[record["k"]] = float(ratio_of_operations(record))
     return panels
 
 

@@ -1,6 +1,7 @@
 """The figures of benchmarks and tour. `palette` says what each colour means."""
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -213,19 +214,32 @@ def bar_panels(scores: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> F
     return figure
 
 
-def room(kept: pd.DataFrame) -> Figure:
-    """How wide must one model be? Percent of the originals' accuracy against the width, a panel for each merge.
+def room(kept: pd.DataFrame, costs: pd.Series) -> Figure:
+    """What does it cost to keep more? Percent of the originals' accuracy against operations, a panel for each merge.
 
     Args:
-        kept: from `results.kept_of`. The upper axis has the model's size in originals, from its width squared.
+        kept: from `results.kept_of`: index (tasks, method), a column for each width of the merged model.
+        costs: width -> operations of one forward, in those of one original.
     """
-    figure = panels(kept, "width of the merged model", "kept of the originals' accuracy, %")
-    narrowest = kept.columns[0]
-    for ax, tasks in zip(figure.axes, kept.index.unique(0)):
-        ax.axhline(99, color="black", lw=1, ls=":")
-        upper = ax.secondary_xaxis("top")
-        upper.set_xticks(list(kept.columns), [f"{(width / narrowest) ** 2:.1f}" for width in kept.columns])
-        ax.set_title(f"{tasks}\n\nsize in originals (k models: {len(tasks.split(', '))})", fontsize="small")
+    titles = kept.index.unique(0)
+    figure, axes = plt.subplots(1, len(titles), figsize=(3.1 * len(titles) + 1, 3.8), sharey=True, squeeze=False,
+                                layout="constrained")
+    for ax, tasks in zip(axes[0], titles):
+        k = len(tasks.split(", "))
+        for j, (name, line) in enumerate(kept.loc[tasks].iterrows()):
+            ax.plot(costs[line.index] / k, line, label=name, **style_of(name, j))
+        for width, percent in line.items():
+            ax.annotate(str(width), (costs[width] / k, percent), (0, 6), textcoords="offset points", ha="center",
+                        fontsize=8)
+        ax.axhline(99, color="black", lw=1, ls=":", label="99 %")
+        ax.axvline(1, color="black", lw=1, ls="--", label="the originals themselves")
+        ax.set(title=f"{fill(tasks, 18)}\n{k} models", xlim=(0, None))
+        ax.margins(y=0.1)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("kept of the originals' accuracy, %")
+    figure.supxlabel("operations of the merged model / operations of the k originals (numbers at points: its width)",
+                     fontsize="medium")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 

@@ -38,9 +38,9 @@ METHODS = {
 def style_of(name: str, j: int = 0) -> dict[str, str]:
     """The colour and the marker of a method, or of line number `j` if the name is not a method's.
 
-    What follows " @ " in a name (a rank, a width) does not change the colour.
+    What follows " @ " in a name (a rank, a width), or how wide it is, does not change the colour.
     """
-    method = name.split(" @ ")[0]
+    method = name.split(" @ ")[0].removesuffix(", twice as wide").removesuffix(", 1.5 times as wide")
     if method not in METHODS:
         return {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[j % len(MARKERS)]}
     return {"color": METHODS[method], "marker": MARKERS[list(METHODS).index(method) % len(MARKERS)]}

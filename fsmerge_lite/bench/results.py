@@ -1,9 +1,13 @@
 """The results of a benchmark as pandas frames, as Markdown tables and as figures."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from ..architectures.vit import vit
 from ..engine.files import write_whole
 from . import figures
 from .experiments import EXPERIMENTS
@@ -130,10 +134,25 @@ def kept_of(records: Sequence[dict]) -> pd.DataFrame:
     """Percent of the originals' mean accuracy that a merge keeps: index (tasks, method), a column for each width."""
     rows = frame(records)
     rows["method"] = rows["method"].str.split(" @ ").str[0]
-    whole = rows[rows["method"].str.startswith("originals")].set_index("tasks")["mean"]
+    whole = rows[rows["method"].str.startswith("originals")].groupby("tasks")["mean"].mean()
     rows = rows[~rows["method"].str.startswith("originals")]
     return rows.assign(kept=100 * rows["mean"] / rows["tasks"].map(whole)).pivot_table(
         "kept", ["tasks", "method"], "width", sort=False)
+
+
+@torch.no_grad()
+def costs_of(models: Mapping[int, nn.Module], pixels: int = 32) -> pd.DataFrame:
+    """What a model of each width has and takes, in those of the first: columns `weights` and `operations`.
+
+    Operations are the multiplications of one forward of one image, as torch counts them.
+    """
+    rows = {}
+    for width, model in models.items():
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, pixels, pixels))
+        rows[width] = sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2
+    costs = pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "operations"])
+    return (costs / costs.iloc[0]).rename_axis("width")
 
 
 def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
@@ -149,8 +168,10 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\nModel 1 stands first.\n\n{by_merge(records, ordered=True)}\n"
     elif name == "room":
         kept = kept_of(records)
+        costs = costs_of({width: vit(dim=width, num_heads=width // 24) for width in kept.columns})
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"
-        drawn = {"kept": figures.room(kept)}
+        text += f"\nOne model of each width beside one original; k originals cost k:\n\n{markdown(costs)}\n"
+        drawn = {"kept": figures.room(kept, costs["operations"])}
     elif name == "lowdata":
         text += f"\n{comparisons(records, MAIN, RIVALS)}\n\n{by_merge(records)}\n"
         orders = both_orders(records, ("distillation", "FS-Merge (paper)", MAIN))

@@ -118,14 +118,19 @@ def chosen(records: Sequence[dict], recipe: dict) -> dict[str, float]:
     return {name: max(rates, key=lambda lr: score[f"{name} {lr:g}"]) for name, rates in recipe["lr"].items()}
 
 
+def resized(recipe: dict, times: float) -> torch.nn.Module:
+    """The recipe's ViT, so many times as wide, with heads of the same size."""
+    sizes = {name: round(times * recipe["architecture"][name]) for name in ("dim", "num_heads")}
+    return fsm.vit(**recipe["architecture"] | sizes)
+
+
 def comparison(recipe: dict, lr: dict[str, float], pairs: Sequence) -> Part:
     """All methods on both orders of every pair, with every number of images and every seed."""
     cells = [Cell(tuple(order), int(images), seed, recipe["steps"], total, precision=recipe["precision"])
              for seed, (images, total), pair in product(recipe["seeds_of_merges"], recipe["images"].items(), pairs)
              for order in (pair, pair[::-1])]
     ours = partial(trainers(recipe)["fitted"], lr["fitted"])
-    wider, wide = (fsm.vit(**recipe["architecture"] | {name: round(times * recipe["architecture"][name])
-                                                       for name in ("dim", "num_heads")}) for times in (1.5, 2))
+    wider, wide = (resized(recipe, times) for times in (1.5, 2))
     return cells, {
         "originals (k models)": untrained(without_images(fsm.ensemble)),
         "average": untrained(without_images(fsm.average)),
@@ -224,6 +229,17 @@ def cost_of_a_step(out: Path, deadline: Deadline) -> None:
         raise OutOfTime from None
 
 
+def by_width(recipe: dict, records: Sequence[dict]) -> list[dict]:
+    """The originals and FS-Merge (fitted) at every width, with the most images, as `bench room` writes its records."""
+    most, dim = max(r["images"] for r in records), recipe["architecture"]["dim"]
+    forms = {f"{method}{wider}": (method, times) for method in ("FS-Merge (fitted)", "FS-Merge (fitted), untrained")
+             for wider, times in (("", 1), (", 1.5 times as wide", 1.5), (", twice as wide", 2))}
+    forms["originals (k models)"] = "originals (k models)", 1
+    chosen = [(r, *forms[r["method"]]) for r in records if r["method"] in forms and r["images"] == most]
+    return [r | {"method": f"{method} @ {times * dim:g}", "width": round(times * dim), "tasks": sorted(r["tasks"])}
+            for r, method, times in chosen]
+
+
 def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
     """The tables and figures of the records: `out`/vit-NAME.md and vit-NAME-*.png."""
     name, main = f"vit-{recipe['name']}", [r for r in records if not r["validate"] and "@" not in r["method"]]
@@ -231,14 +247,20 @@ def write(recipe: dict, records: Sequence[dict], out: Path) -> str:
                     "method": f"{r['method'].split(' @ ')[0]}, {r['images']} images"}
                for r in sorted(records, key=lambda r: r["images"]) if "@" in r["method"]]
     means, over_ranks = results.summary(main), results.summary(by_rank, "rank")
+    kept = results.kept_of(by_width(recipe, main))
+    costs = results.costs_of({width: resized(recipe, width / kept.columns[0]) for width in kept.columns},
+                             recipe["architecture"]["img_size"])
     text = (f"`python recipes/gpu/run.py {recipe['name']}` on {', '.join(sorted({r['device'] for r in records}))}, "
             f"{recipe['precision']}, torch {doctor()['torch']}; architecture {recipe['architecture']}, "
             f"learning rates {chosen(records, recipe)}\n\n{results.table(means)}\n\n"
-            f"{results.comparisons(main, 'FS-Merge (fitted)', RIVALS)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
+            f"{results.comparisons(main, 'FS-Merge (fitted)', RIVALS)}\n\n"
+            f"Percent of the originals' accuracy that is kept, by width:\n\n"
+            f"{results.markdown(kept)}\n\nRanks:\n\n{results.table(over_ranks)}\n")
     write_whole(out / f"{name}.md", text.encode())
     bars = pd.concat({f"{n} images a task": means.xs(n, level="images")
                       for n in means.index.unique("images").sort_values()})
     write_whole(out / f"{name}-bars.png", figures.png(figures.bar_panels(bars, "%.1f", 8)))
+    write_whole(out / f"{name}-room.png", figures.png(figures.room(kept, costs["operations"])))
     write_whole(out / f"{name}-ranks.png", figures.png(figures.against(over_ranks, "rank", log=True)))
     return text
 

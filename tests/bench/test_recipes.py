@@ -20,7 +20,7 @@ def recipes(monkeypatch):
     small = module.load_recipe("cpu") | {
         "architecture": {"dim": 16, "depth": 4, "num_heads": 2, "patch_size": 16, "img_size": 48}, "images": {"4": 8},
         "lr": {"distillation": [1e-3], "paper": [1e-3], "fitted": [1e-3, 2e-3]},
-        "steps": 2, "rank": 2, "ranks": [2, 4]}
+        "steps": 2, "rank": 2, "ranks": [2, 4], "seeds_of_merges": [0]}
     for phase in ("pretrain", "finetune"):
         small[phase] = small[phase] | {"steps": 2, "batch_size": 8}
     monkeypatch.setattr(module, "load_recipe", lambda name: small | {"name": name})
