@@ -228,7 +228,7 @@ def room(kept: pd.DataFrame, costs: pd.Series) -> Figure:
         k = len(tasks.split(", "))
         for j, (name, line) in enumerate(kept.loc[tasks].iterrows()):
             ax.plot(costs[line.index] / k, line, label=name, **style_of(name, j))
-        for width, percent in line.items():
+        for width, percent in kept.loc[tasks].max().items():
             ax.annotate(str(width), (costs[width] / k, percent), (0, 6), textcoords="offset points", ha="center",
                         fontsize=8)
         ax.axhline(99, color="black", lw=1, ls=":", label="99 %")
@@ -239,7 +239,8 @@ def room(kept: pd.DataFrame, costs: pd.Series) -> Figure:
     axes[0, 0].set_ylabel("kept of the originals' accuracy, %")
     figure.supxlabel("operations of the merged model / operations of the k originals (numbers at points: its width)",
                      fontsize="medium")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=4)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper center",
+                  ncols=2 if len(titles) < 3 else 4)
     return figure
 
 
