@@ -5,13 +5,15 @@ READY := .venv/.ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 JOBS ?= 2
 
-.PHONY: help tour test lint lab notebooks book wheel-test oldest clean
+.PHONY: help tour test lint lab notebooks book assignments grade wheel-test oldest clean
 help:
 	@echo "make tour        the whole algorithm on shipped models (minutes), report in runs/tour"
 	@echo "make test        all tests, notebooks included"
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   run all notebooks again, in place"
 	@echo "make book        the lessons as static pages in runs/book, from their committed outputs"
+	@echo "make assignments the assignments of a class in runs/assignments: NUMBER=2026 is the class"
+	@echo "make grade       hand in solutions and wrong answers to all assignments, grade them, print the points"
 	@echo "make wheel-test  build the wheel, install it alone in an empty environment, use it there"
 	@echo "make oldest      the tests of the library with the oldest versions that pyproject.toml admits"
 	@echo "make clean       remove environments, runs and caches"
@@ -40,7 +42,7 @@ test notebooks oldest: export FSMERGE_QUIET = 1
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --durations=8 tests \
 	  $(if $(NOTEBOOKS),--nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks)
+	  --nbval-sanitize-with tests/notebooks/sanitize.cfg --ignore=notebooks/assignments notebooks)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -58,6 +60,13 @@ book: $(READY)
 	@rm -rf runs/book
 	$(BIN)/python -m sphinx -W --keep-going -q -E -c notebooks -d runs/.book . runs/book
 	@echo "the start page is runs/book/index.html"
+
+assignments: $(READY)
+	$(BIN)/python recipes/assignments/make.py $(if $(NUMBER),--number $(NUMBER)) \
+	  $(if $(REQUIREMENTS),--requirements $(REQUIREMENTS))
+
+grade: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/assignments/grade.py --jobs $(JOBS) $(if $(NUMBER),--number $(NUMBER))
 
 # Away from the checkout, in an empty folder; -I keeps Python from looking anywhere but in the environment.
 wheel-test: $(READY)

@@ -231,7 +231,7 @@ def row(record: dict) -> dict[str, object]:
         "pixels": record["pixels"], "": f"{record['device']} {record['precision']}",
         "distillation, s": f"{statistics.median(record['seconds']['distillation']):.3g}",
         "folded": ratio(record, "folded", "distillation"), "by operations": ratio_of_operations(record),
-        "A, B shared": ratio(record, "shared", "distillation"), "by operations ": ratio_of_operations(record, "shared"),
+        "A, B shared": ratio(record, "shared", "distillation"), "A, B shared by operations": ratio_of_operations(record, "shared"),
         "W* recomputed": ratio(record, "recomputed", "distillation"),
         "unfolded": ratio(record, "unfolded", "distillation"),
         "unfolded / folded": ratio(record, "unfolded", "folded"),

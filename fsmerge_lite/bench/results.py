@@ -168,10 +168,10 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\nModel 1 stands first.\n\n{by_merge(records, ordered=True)}\n"
     elif name == "room":
         kept = kept_of(records)
-        costs = costs_of({width: vit(dim=width, num_heads=width // 24) for width in kept.columns})
+        beside = costs_of({width: vit(dim=width, num_heads=width // 24) for width in kept.columns})
         text += f"\nPercent of the originals' accuracy that is kept:\n\n{markdown(kept)}\n"
-        text += f"\nOne model of each width beside one original; k originals cost k:\n\n{markdown(costs)}\n"
-        drawn = {"kept": figures.room(kept, costs["operations"])}
+        text += f"\nOne model of each width beside one original; k originals cost k:\n\n{markdown(beside)}\n"
+        drawn = {"kept": figures.room(kept, beside["operations"])}
     elif name == "lowdata":
         text += f"\n{comparisons(records, MAIN, RIVALS)}\n\n{by_merge(records)}\n"
         orders = both_orders(records, ("distillation", "FS-Merge (paper)", MAIN))
