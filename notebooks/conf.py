@@ -15,7 +15,7 @@ from sphinx.parsers import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("*.md", "notebooks/*.md", "notebooks/*.ipynb", "benchmarks/*.md", "benchmarks/results/*.md", "data/*.md",
-         "recipes/*.md", "recipes/*/*.md", "notebooks/assignments/*.md")
+         "recipes/*.md", "recipes/*/*.md", "notebooks/assignments/*")
 CODE = {".py": "python", ".toml": "toml"}  # files that are pages if a page links to them
 MATHJAX = Path(find_spec("mathjax").submodule_search_locations[0], "static", "mathjax", "es5", "tex-svg-full.js")
 WIDGET = "application/vnd.jupyter.widget-view+json"
