@@ -30,7 +30,7 @@ from fsmerge_lite.course.grading import GRADED, limit_time
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from make import HERE, MASTERS, NUMBER, make
 
-SECONDS = 10  # the limit of one test here, so that endless loops do not take long
+SECONDS = 6  # the limit of one call here, so that endless loops do not take long; the longest takes 2
 FIRST = 4  # so many wrong answers are graded with `otter run`, and those that never end or raise an error
 Points = Mapping[str, float]  # by question
 
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how.add_argument("--quick", action="store_true", help="no `otter run`")
     how.add_argument("--all", action="store_true", help="`otter run` for every version")
     parser.add_argument("--jobs", type=int, default=2, help="submissions at a time (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of one test (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of one call (default: %(default)s)")
     given = parser.parse_args(arguments)
     globals()["SECONDS"] = given.seconds
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.jobs) as pool:
