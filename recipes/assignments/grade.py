@@ -193,12 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how.add_argument("--quick", action="store_true", help="no `otter run`")
     how.add_argument("--all", action="store_true", help="`otter run` for every version")
     parser.add_argument("--jobs", type=int, default=2, help="submissions at a time (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of one call (default: %(default)s)")
     given = parser.parse_args(arguments)
-    globals()["SECONDS"] = given.seconds
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.jobs) as pool:
         for name in given.names:
-            make(name, Path(folder), given.number, given.seconds)
+            make(name, Path(folder), given.number, SECONDS)
         folders, quick, handed_in = [], [], []
         for name in given.names:
             versions = submissions(name, Path(folder))

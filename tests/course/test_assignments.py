@@ -53,6 +53,13 @@ def test_the_committed_student_version_is_made_from_the_master(name, tmp_path):
     assert committed.metadata.otter == made_anew.metadata.otter
 
 
+def test_requirements_of_an_image_come_into_the_archive(tmp_path):
+    (tmp_path / "own.txt").write_text("fsmerge_lite @ git+https://example.org/mine\n")
+    folder = make.make(NAMES[0], tmp_path, requirements=tmp_path / "own.txt")
+    with zipfile.ZipFile(folder / "autograder.zip") as archive:
+        assert "example.org/mine" in archive.read("environment.yml").decode()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_students_get_no_solution_and_no_hidden_test(name, made):
     folder = made(name, make.NUMBER) / name

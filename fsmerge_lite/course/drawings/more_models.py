@@ -111,13 +111,6 @@ def narrow_in_wide(dim: int = 96, wide: int = 128, heads: int = 4) -> Figure:
     return figure
 
 
-def size_of(width: int) -> float:
-    """Weights of a ViT of this width and of the shipped head size, in those of one original (width 96)."""
-    def count(dim: int) -> int:
-        return sum(p.numel() for p in vit(dim=dim, num_heads=dim // 24).parameters())
-    return count(width) / count(96)
-
-
 def room_table(records: Sequence[dict]) -> pd.DataFrame:
     """Means over seeds: index (merge, method, width), with `size` in originals and `kept` of the originals'."""
     rows = tables.frame(records)
@@ -125,7 +118,8 @@ def room_table(records: Sequence[dict]) -> pd.DataFrame:
     rows = rows.groupby(["tasks", "method", "width"])[["mean", "joint"]].mean().reset_index()
     whole = rows[rows["method"].str.startswith("originals")].set_index("tasks")["mean"]
     rows["kept"] = 100 * rows["mean"] / rows["tasks"].map(whole)
-    rows["size"] = rows["width"].map({width: size_of(width) for width in rows["width"].unique()})
+    models = {width: vit(dim=width, num_heads=width // 24) for width in sorted({96, *rows["width"]})}
+    rows["size"] = rows["width"].map(tables.costs_of(models)["weights"])
     return rows.set_index(["tasks", "method", "width"])[["size", "mean", "joint", "kept"]].sort_index()
 
 
