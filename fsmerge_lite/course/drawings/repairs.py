@@ -169,18 +169,32 @@ def streams(backbone: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def share_errors(net: SuperNet, i: int, x: Tensor) -> list[float]:
-    """How far the share of original i is from M0_i z_i after each block, in percent of the variance of M0_i z_i.
+    """The error of the share of original i after each block, on all tokens.
 
     After the last block only the class token is counted, because nothing else is used.
     """
-    merge, own = share_of(net, i), net.backbones[i]
-    onto_share, errors = merge @ torch.linalg.pinv(merge, rtol=1e-3), []  # B_i B_i^T
-    *inner, (there_last, last) = zip(streams(net.fold().backbone, x), streams(own, x))
-    for there, z in (*inner, (there_last[:, 0], last[:, 0])):
-        wanted = z @ merge.T
-        wrong = there @ onto_share.T - wanted
-        errors.append(100 * (wrong.square().sum() / (wanted - wanted.mean(0)).square().sum()).item())
-    return errors
+    *inner, (there, own) = zip(streams(net.fold().backbone, x), streams(net.backbones[i], x))
+    return [_share_error(net, i, *pair) for pair in (*inner, (there[:, :1], own[:, :1]))]
+
+
+def errors_by_token(net: SuperNet, i: int, x: Tensor, block: int) -> dict[str, float]:
+    """The error of the share of original i after a block (from 1), on the class token and on the patches."""
+    there, own = (streams(backbone, x)[block - 1] for backbone in (net.fold().backbone, net.backbones[i]))
+    return {"class token": _share_error(net, i, there[:, :1], own[:, :1]),
+            "patches": _share_error(net, i, there[:, 1:], own[:, 1:])}
+
+
+def _share_error(net: SuperNet, i: int, there: Tensor, own: Tensor) -> float:
+    """How far a share in the merged stream is from M0_i z_i, in percent of the variance of M0_i z_i.
+
+    Args:
+        there: the merged stream (n, tokens, d*).
+        own: z_i, the stream of original i (n, tokens, d).
+    """
+    merge = share_of(net, i)
+    onto_share, wanted = merge @ torch.linalg.pinv(merge, rtol=1e-3), own @ merge.T  # B_i B_i^T, M0_i z_i
+    wrong = there @ onto_share.T - wanted
+    return 100 * (wrong.square().sum() / (wanted - wanted.mean(0)).square().sum()).item()
 
 
 def heads_of(net: SuperNet) -> pd.DataFrame:

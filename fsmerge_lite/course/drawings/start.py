@@ -76,9 +76,10 @@ def shared_block() -> Figure:
         arrow(ax, (left + 0.3, 1.55), (left + 0.3, 1.1))
         _places(ax, left - 0.9, 0.45, 3.6, units)
         ax.text(left + 0.9, -0.4, name, ha="center", fontsize=11)
-        for i, start, low, x in ((1, left, 0.0, left + 5.1), (2, left + 1.8, 0.2, left + 3.9)):
-            ax.plot([start, start, x], [0.4, low, low], color=PAIR[i - 1], lw=1.6)
-            ax.annotate("", (x, 1.53), (x, low), arrowprops={"arrowstyle": "-|>", "color": PAIR[i - 1], "lw": 1.6,
+        arrow(ax, (left + 2.7, 0.75), (left + 3.6, 0.75))
+        box(ax, left + 4.5, 0.75, "$U^0_1,\\ U^0_2$", GREEN, 1.7)
+        for i, x in ((1, left + 5.1), (2, left + 3.9)):
+            ax.annotate("", (x, 1.53), (x, 1.1), arrowprops={"arrowstyle": "-|>", "color": PAIR[i - 1], "lw": 1.6,
                                                              "shrinkA": 0, "shrinkB": 0})
             box(ax, x, 1.9, f"$M^0_{i}$", GREEN, 0.9)
             arrow(ax, (x, 2.25), (x, 4.72 if i == 1 else 4.17))
