@@ -68,7 +68,7 @@ def settings(model: str, device: str) -> list[Setting]:
 
 
 def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callable[[int], fsm.History]:
-    """A function that trains so many steps with the library's own loop, loss and optimiser, on random targets."""
+    """A function that trains so many steps with the library's own loop, loss and optimizer, on random targets."""
     generator = torch.Generator().manual_seed(0)
     owner = torch.arange(max(setting.batch, setting.k)) % setting.k
     images = Calibration(torch.randn(len(owner), 3, setting.pixels, setting.pixels, generator=generator), owner)
@@ -91,7 +91,7 @@ def steps_of(kind: str, setting: Setting, originals: list[nn.Module]) -> Callabl
 # ---------------------------------------------------------------- the three measurements
 
 def memory_and_operations(kind: str, setting: Setting) -> tuple[float, float]:
-    """Peak memory in MB of the models, their optimiser and two steps; the number of operations of a step.
+    """Peak memory in MB of the models, their optimizer and two steps; the number of operations of a step.
 
     Distillation needs no originals here: their features were computed before. The peak is NaN on a CPU without
     Linux, where it cannot be reset.
@@ -138,7 +138,7 @@ def step_times(runs: dict[str, Callable[[int], fsm.History]], rounds: int, steps
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for n in range(rounds):
         for kind in list(runs)[::(-1) ** n]:
-            seconds = runs[kind](1 + steps).seconds  # the first step creates the optimiser's state
+            seconds = runs[kind](1 + steps).seconds  # the first step creates the optimizer's state
             times[kind].append(statistics.median(b - a for a, b in pairwise(seconds)))
     return times
 

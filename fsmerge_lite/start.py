@@ -7,7 +7,7 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 1. One backward of original i: g_n = d(r . f_i) / d(what layer n reads), r ~ N(0, I). Its token t counts with weight
    w_n[t] = E ||g_n[t]||^2, its channels by E g_n g_n^T. (After the last attention only the class token counts.)
 2. E_i is a mean over the images of task i. Tokens count by w, brought to mean 1 and mixed with `floor` parts of 1.
-3. P_i: the first principal directions of original i's normalised stream, without their mean over the channels. B_i: as
+3. P_i: the first principal directions of original i's normalized stream, without their mean over the channels. B_i: as
    many orthonormal directions of the merged stream, at right angles to all B_j and to 1. Written there: M0_i = B_i P_i.
 4. What is written to heads and hidden units: M0_i picks those from which all are rebuilt best, errors by E g_n g_n^T.
 5. LS_i(T; T', l) = argmin over V of E_i ||V u* - T||^2 + l sum_{j != i} E_j ||V u* - T'||^2 + ridge ||V||^2, where u*
@@ -119,7 +119,7 @@ class _Start:
             self._share_stream(net.graph.residual.size)
 
     def _measure(self, backbone: nn.Module, images: Tensor) -> None:
-        """Lines 1 and 2 of an original, and E_i x x^T of all that is picked from and, normalised, of the stream."""
+        """Lines 1 and 2 of an original, and E_i x x^T of all that is picked from and, normalized, of the stream."""
         features, layers = partial(self.net.architecture.features, backbone), self.net.graph.layers
         norms = dict.fromkeys(name.rpartition(".")[0] for name in self.net.norms)
         stream, floor = getattr(self.net.graph.residual, "seen", ()), self.settings.floor
@@ -140,7 +140,7 @@ class _Start:
 
     def _share_stream(self, size: int) -> None:
         """P_i (s, d_i) and B_i (d*, s) of every original: line 3. The merged LayerNorm's mean takes nothing away."""
-        directions, self.principal, self.directions = statistics.centred_directions(size).to(self.like.device), [], []
+        directions, self.principal, self.directions = statistics.centered_directions(size).to(self.like.device), [], []
         for share, moments in zip(self._shares(size - 1), self.moments):
             principal = torch.linalg.eigh(moments["stream"]).eigenvectors.flip(1).T[:len(share)]
             self.principal.append(principal - principal.mean(1, keepdim=True))

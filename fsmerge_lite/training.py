@@ -100,10 +100,10 @@ def errors_of(net: SuperNet, images: Calibration, weights: Mapping[int | None, f
 
 def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
                  seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0,
-                 scaled: bool = True, checkpoint: str | Path | None = None, **optimisation) -> History:
+                 scaled: bool = True, checkpoint: str | Path | None = None, **optimization) -> History:
     """Train all M, U and norms of a SuperNet together to reconstruct the originals' output features.
 
-    Minimises the loss of `Reconstruction`; the originals stay as they are. Inner features add
+    Minimizes the loss of `Reconstruction`; the originals stay as they are. Inner features add
     (inner / number of depths) * sum over d of || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, own images only.
 
     Args:
@@ -114,7 +114,7 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
         depths, inner: after how many blocks inner features are reconstructed too (the paper: none); their weight, >= 0.
         off_task, scaled: see `Reconstruction`.
         checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
-        optimisation: weight_decay, warmup, anneal, clip, precision and progress, as for `fit`.
+        optimization: weight_decay, warmup, anneal, clip, precision and progress, as for `fit`.
 
     Raises ValueError for images of another number of tasks, a number outside its range, an unknown depth or another
     run's checkpoint, and FloatingPointError when the loss is no longer finite.
@@ -127,13 +127,13 @@ def train_global(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     errors, like = errors_of(net, images, weights, off_task, scaled), next(net.parameters())
     loss = objective(lambda x: net.features(x, list(weights)), errors, images, batch_size, seed, like)
     history = fit((p for p in net.parameters() if p.requires_grad), loss, steps, lr, name="FS-Merge",
-                  checkpoint=checkpoint and Checkpoint(checkpoint, net.card() | settings, net), **optimisation)
+                  checkpoint=checkpoint and Checkpoint(checkpoint, net.card() | settings, net), **optimization)
     net.provenance = [*net.provenance, {"trained": "global", "steps": steps, "lr": lr, **settings}]
     return history
 
 
 def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float = 1e-3, batch_size: int = 128,
-                seed: int = 0, checkpoint: str | Path | None = None, **optimisation) -> list[History]:
+                seed: int = 0, checkpoint: str | Path | None = None, **optimization) -> list[History]:
     """Train a SuperNet block by block, each on the reconstruction of its own depth (paper, local training).
 
     At depth d: min || U_i LN*(x*_d) - LN_i(x_i,d) ||^2 / s_i,d^2, over what stands between the readout before and this
@@ -142,7 +142,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
     true features, so that its layers do not depend on each other, unless a start has replaced the frozen weights.
 
     Args:
-        net, images, lr, batch_size, seed, optimisation: as for `train_global`, which raises the same errors.
+        net, images, lr, batch_size, seed, optimization: as for `train_global`, which raises the same errors.
         steps: for each block.
         checkpoint: a stem of file names; block d is saved to `checkpoint`.d and resumes from there.
 
@@ -163,7 +163,7 @@ def train_local(net: SuperNet, images: Calibration, steps: int = 200, lr: float 
                              next(net.parameters()))
             saved = checkpoint and Checkpoint(f"{checkpoint}.{where}", net.card() | settings | {"local": where}, net)
             histories.append(fit([p for p in learned.values() if p.requires_grad], loss, steps, lr, checkpoint=saved,
-                                 name=f"local: {where.replace('depth', 'depth ')}", **optimisation))
+                                 name=f"local: {where.replace('depth', 'depth ')}", **optimization))
     finally:
         for p in learned.values():
             p.requires_grad_(True)

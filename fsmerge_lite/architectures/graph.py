@@ -38,7 +38,7 @@ class Space:
     group: str = ""  # spaces of one group have their heads in one order
     seen: tuple[str, ...] = ()  # modules whose input holds the space; "" stands for the output of the model
     growth: float = 0.0
-    centred: bool = False  # whether the norms that read it ignore its mean
+    centered: bool = False  # whether the norms that read it ignore its mean
 
     @property
     def unit(self) -> int:
@@ -56,7 +56,7 @@ class Space:
         ratio = self.unit / own.unit
         if self.kind == "residual" and ratio <= 1:
             return x
-        return ratio ** self.growth * (x - x.mean(dim, keepdim=True) if self.centred else x)
+        return ratio ** self.growth * (x - x.mean(dim, keepdim=True) if self.centered else x)
 
 
 @dataclass(frozen=True)
@@ -135,4 +135,4 @@ class Architecture:
     def absorb_normalization(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         """Let a model of (picture - mean) / std, with pictures in [0, 1], read pictures in [-1, 1] instead."""
         raise ValueError(f"mean and std are for models that read pictures, not for {type(model).__name__}; "
-                         "normalise its inputs before they are given to it")
+                         "normalize its inputs before they are given to it")

@@ -85,8 +85,8 @@ class ViTs(Architecture):
     def graph(self, model: VisionTransformer) -> Graph:
         """The residual stream; the heads and the hidden units of every block."""
         blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
-        centred = isinstance(model.blocks[0].norm1, nn.LayerNorm)
-        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, 1, "", (*blocks, "norm"), 0.5, centred)}
+        centered = isinstance(model.blocks[0].norm1, nn.LayerNorm)
+        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, 1, "", (*blocks, "norm"), 0.5, centered)}
         layers = [Layer("patch_embed.proj", None, (STREAM,), "conv2d")]
         for name, block in zip(blocks, model.blocks):
             qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"

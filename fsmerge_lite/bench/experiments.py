@@ -90,7 +90,7 @@ def room(small: bool = False) -> Experiment:
 
 
 def heads(small: bool = False) -> Experiment:
-    """What are the shares of the heads worth? 1 : 3, 2 : 2 and 3 : 1, one seed, scored on labelled training images."""
+    """What are the shares of the heads worth? 1 : 3, 2 : 2 and 3 : 1, one seed, scored on labeled training images."""
     cells = [Cell(tasks, images, 3, validate=True) for images in (16, 100) for tasks in
              (("letters", "digits"), ("textures", "digits"), ("digits", "shapes"), ("shapes", "textures"))]
     methods = {"distillation": distillation()}
@@ -102,7 +102,7 @@ def heads(small: bool = False) -> Experiment:
 
 
 def sweep(small: bool = False) -> Experiment:
-    """Every setting, chosen on labelled training images with a seed of their own."""
+    """Every setting, chosen on labeled training images with a seed of their own."""
     cells = [Cell(tasks, images, 3, validate=True) for tasks, images in
              ((("letters", "digits"), 16), (("textures", "shapes"), 16),
               (("shapes", "letters"), 100), (("digits", "letters"), 100))]

@@ -1,4 +1,4 @@
-"""The figures of benchmarks and tour. `palette` says what each colour means."""
+"""The figures of benchmarks and tour. `palette` says what each color means."""
 import io
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -63,8 +63,8 @@ def histories(runs: Sequence, ax: Axes | None = None) -> Axes:
     background.set(yticks=[], ylim=(0, 1.05 * max(runs[0].lr)))
     ax.set_zorder(background.get_zorder() + 1)
     ax.patch.set_visible(False)
-    for run, colour, line in zip(runs, COLOURS, LINES):
-        run.plot(ax, color=colour, ls=line, lw=1.2)
+    for run, color, line in zip(runs, COLOURS, LINES):
+        run.plot(ax, color=color, ls=line, lw=1.2)
     plain_log(ax)
     ax.set_xlabel("step (grey: learning rate)")
     return ax
@@ -95,10 +95,10 @@ def accuracies(table: Mapping, chance: float | None = 10) -> Figure:
 def path(paths: Mapping, ax: Axes | None = None) -> Axes:
     """Test loss against t along each `Path`. Dotted: the straight line between the losses of its two ends."""
     ax = ax or plt.figure(figsize=(6.5, 3.8), layout="constrained").gca()
-    for (name, line), colour in zip(paths.items(), COLOURS):
-        ax.plot(line.t, line.loss, color=colour, lw=1.8, marker="o", markevery=[0, -1], ms=7,
+    for (name, line), color in zip(paths.items(), COLOURS):
+        ax.plot(line.t, line.loss, color=color, lw=1.8, marker="o", markevery=[0, -1], ms=7,
                 label=f"{name}, barrier {line.barrier:.2f}")
-        ax.plot(line.t, line.chord, color=colour, lw=1, ls=":")
+        ax.plot(line.t, line.chord, color=color, lw=1, ls=":")
     ax.set(xlabel="$t$ in $W(t) = (1 - t)\\,W_{start} + t\\,W_{end}$", ylabel="test loss, mean of the tasks")
     ax.set_ylim(0, 1.25 * max(max(line.loss) for line in paths.values()))  # room for the legend
     ax.legend(frameon=False, loc="upper left")
@@ -200,9 +200,9 @@ def bar_panels(scores: pd.DataFrame, digits: str = "%.0f", wide: float = 4) -> F
     positions = np.arange(len(names))[::-1]
     for ax, title in zip(axes[0], titles):
         rows = scores.loc[title].reindex(names)
-        colours = [style_of(name, 4)["color"] for name in names]
-        for shift, column, look in ((0.2, "mean", {"color": colours}),
-                                    (-0.2, "joint", {"color": "white", "edgecolor": colours, "hatch": "////"})):
+        colors = [style_of(name, 4)["color"] for name in names]
+        for shift, column, look in ((0.2, "mean", {"color": colors}),
+                                    (-0.2, "joint", {"color": "white", "edgecolor": colors, "hatch": "////"})):
             drawn = ax.barh(positions + shift, rows[column], 0.38, **look)
             ax.bar_label(drawn, fmt=digits, fontsize=8, padding=2)
         ax.set_yticks(positions, names)
@@ -266,10 +266,10 @@ def gaps(scores: pd.DataFrame, label: str) -> Figure:
 
 # ---------------------------------------------------------------- a drawing
 
-def box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 1.5, style: str = "-") -> None:
+def box(ax: Axes, x: float, y: float, text: str, color: str, width: float = 1.5, style: str = "-") -> None:
     """A rounded box with text, in data units."""
     ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.02,rounding_size=0.12",
-                                fc=colour + "33", ec=colour, lw=1.6, ls=style))
+                                fc=color + "33", ec=color, lw=1.6, ls=style))
     ax.text(x, y, text, ha="center", va="center", fontsize=11)
 
 
@@ -283,9 +283,9 @@ def layer_diagram() -> Figure:
     figure, ax = plt.subplots(figsize=(9.6, 2.9), layout="constrained")
     ax.set(xlim=(-0.5, 13.6), ylim=(-0.15, 3.2))
     ax.axis("off")
-    for y, i, colour in ((2.2, 1, BLUE), (0.9, 2, ORANGE)):
+    for y, i, color in ((2.2, 1, BLUE), (0.9, 2, ORANGE)):
         box(ax, 1.9, y, f"$U_{i}$", GREEN, 1.0)
-        box(ax, 3.9, y, f"$W_{i},\\ b_{i}$", colour, 1.7, "--")
+        box(ax, 3.9, y, f"$W_{i},\\ b_{i}$", color, 1.7, "--")
         box(ax, 5.9, y, f"$M_{i}$", GREEN, 1.0)
         for start, end in ((2.45, 3.0), (4.8, 5.35)):
             arrow(ax, (start, y), (end, y))

@@ -1,6 +1,6 @@
 """The methods that benchmarks compare, and the cells on which they run.
 
-The experiment `sweep` chose the learning rates. It scores on labelled training images, with a seed that no other
+The experiment `sweep` chose the learning rates. It scores on labeled training images, with a seed that no other
 experiment uses. benchmarks/README.md explains the other choices.
 """
 import math
@@ -42,7 +42,7 @@ class Cell:
         seed: of images and training.
         steps: of every training run.
         total: images per task with augmented copies, rounded down to a multiple of `images`.
-        validate: score on labelled training images, to choose settings; otherwise on test images.
+        validate: score on labeled training images, to choose settings; otherwise on test images.
         precision: of every training run, fp32 or bf16.
         batch_size: images a step.
     """
@@ -75,7 +75,7 @@ def cell_of(record: dict) -> Cell:
 
 @lru_cache(maxsize=16)
 def validation(task: Task, size: int = 500) -> Task:
-    """A copy of the task that tests on labelled training images, to choose settings."""
+    """A copy of the task that tests on labeled training images, to choose settings."""
     def draw(n: int, generator: torch.Generator, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         return task.draw(n, generator, "train")
     return replace(task, draw=draw, test_size=min(size, task.train_size or size))

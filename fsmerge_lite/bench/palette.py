@@ -1,6 +1,6 @@
-"""One meaning for each colour, in every table, figure, lesson and report. Colour-blind readers can tell them apart.
+"""One meaning for each color, in every table, figure, lesson and report. Color-blind readers can tell them apart.
 
-A model has the colour of its place, M and U are green, the merged model is pink, and a method has one colour
+A model has the color of its place, M and U are green, the merged model is pink, and a method has one color
 everywhere. Per-task accuracy is solid, joint accuracy hatched or hollow.
 """
 from matplotlib.colors import LinearSegmentedColormap
@@ -36,9 +36,9 @@ METHODS = {
 
 
 def style_of(name: str, j: int = 0) -> dict[str, str]:
-    """The colour and the marker of a method, or of line number `j` if the name is not a method's.
+    """The color and the marker of a method, or of line number `j` if the name is not a method's.
 
-    What follows " @ " in a name (a rank, a width), or how wide it is, does not change the colour.
+    What follows " @ " in a name (a rank, a width), or how wide it is, does not change the color.
     """
     method = name.split(" @ ")[0].removesuffix(", twice as wide").removesuffix(", 1.5 times as wide")
     if method not in METHODS:

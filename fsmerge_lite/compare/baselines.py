@@ -206,10 +206,10 @@ def reconstruction(features: Callable[[Tensor], Sequence[Tensor]], images: Calib
 
 def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 1000, lr: float = 1e-3,
             batch_size: int = 128, init: str = "first", seed: int = 0, checkpoint: str | Path | None = None,
-            **optimisation) -> Merged:
+            **optimization) -> Merged:
     """Knowledge distillation: train all weights of one model towards the originals' features.
 
-    The same loss, images, optimiser and schedule as FS-Merge, on features brought to one scale, the first original's:
+    The same loss, images, optimizer and schedule as FS-Merge, on features brought to one scale, the first original's:
     features_i(x) = (s_i / s_1) f*(x), where s_i is the root mean square of f_i.
 
     Args:
@@ -220,7 +220,7 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
         init: `first` starts at original 1, `average` at the average of the weights.
         seed: fixes the order of the images.
         checkpoint: a file that the run is saved to and resumes from, after a kill to the same result.
-        optimisation: weight_decay, warmup, precision and progress, as for `fit`.
+        optimization: weight_decay, warmup, precision and progress, as for `fit`.
 
     Returns:
         the student as a `Merged`, with the `History` of its training as `.history`.
@@ -244,13 +244,13 @@ def distill(originals: Sequence[nn.Module], images: Calibration, steps: int = 10
         output.data = (target.square().mean() / targets[0].square().mean()).sqrt() * torch.eye(len(output)).to(output)
     loss = reconstruction(student.features, images, targets, batch_size, seed, parameters[0])
     run = net.card() | {"images": images.hash(), "seed": seed, "batch_size": batch_size}
-    student.history = fit(parameters, loss, steps, lr, name="distillation", **optimisation,
+    student.history = fit(parameters, loss, steps, lr, name="distillation", **optimization,
                           checkpoint=checkpoint and Checkpoint(checkpoint, run, student))
     return student.requires_grad_(False)
 
 
 def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: float = 1e-3, batch_size: int = 128,
-                 seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0, **optimisation
+                 seed: int = 0, depths: Sequence[int] = (), inner: float = 1.0, off_task: float = 0.0, **optimization
                  ) -> Merged:
     """Fold a SuperNet first, then train all weights of the plain model, its output matrices and its inner readouts.
 
@@ -258,7 +258,7 @@ def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
 
     Args:
         net: a SuperNet after its start.
-        images, steps, lr, batch_size, seed, depths, inner, off_task, optimisation: as for `train_global`.
+        images, steps, lr, batch_size, seed, depths, inner, off_task, optimization: as for `train_global`.
 
     Returns:
         the model as a `Merged`, with the `History` of its training as `.history`.
@@ -274,7 +274,7 @@ def train_folded(net: SuperNet, images: Calibration, steps: int = 1000, lr: floa
     errors = errors_of(net, images, weights, off_task)
     loss = objective(_features(net, merged, readouts), errors, images, batch_size, seed, like)
     parameters = [*merged.backbone.parameters(), *merged.outputs, *readouts.parameters()]
-    merged.history = fit(parameters, loss, steps, lr, name="all weights", **optimisation)
+    merged.history = fit(parameters, loss, steps, lr, name="all weights", **optimization)
     return merged.requires_grad_(False)
 
 

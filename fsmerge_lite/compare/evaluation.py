@@ -14,7 +14,7 @@ from ..engine.running import to_device
 
 
 class Task(Protocol):
-    """What is scored: labelled test images with a name."""
+    """What is scored: labeled test images with a name."""
 
     name: str
 

@@ -144,7 +144,7 @@ def _match(first: nn.Module, other: nn.Module, images: Tensor, batch_size: int) 
 
 
 def _cross_moments(first: nn.Module, other: nn.Module, images: Tensor, batch_size: int) -> dict[str, Tensor]:
-    """E x y^T (n, n) of what the two hold in stream and heads, summed over places; the stream normalised."""
+    """E x y^T (n, n) of what the two hold in stream and heads, summed over places; the stream normalized."""
     graph, like, sums, sizes = graph_of(first), next(first.parameters()), {}, {}
     for batch in images.split(batch_size):
         batch = to_device(batch, like)

@@ -68,7 +68,7 @@ class Checkpoint:
         self.path, self.run, self.model = Path(path), run, model
 
     def resume(self, settings: dict, **parts) -> History | None:
-        """Take the model and `parts` (optimiser, schedule) to where the run was saved; None: it was not.
+        """Take the model and `parts` (optimizer, schedule) to where the run was saved; None: it was not.
 
         Raises ValueError for a checkpoint that cannot be read, or is another run's.
         """
@@ -105,7 +105,7 @@ class Checkpoint:
 def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int, lr: float, weight_decay: float = 1e-3,
         warmup: float = 0.1, anneal: str = "cos", clip: float = 1.0, name: str = "training",
         progress: bool | None = None, precision: str = "fp32", checkpoint: Checkpoint | None = None) -> History:
-    """Minimise `loss(step)` over `parameters` with AdamW, a one-cycle schedule and clipped gradients.
+    """Minimize `loss(step)` over `parameters` with AdamW, a one-cycle schedule and clipped gradients.
 
     Args:
         parameters: the tensors to train.
@@ -119,7 +119,7 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
         clip: the largest norm of the gradient, > 0; infinity leaves it as it is.
         name: what the bar and the figures call it.
         progress: show a bar; None shows it in a terminal or notebook.
-        precision: fp32, or bf16 for the products of the forward; parameters and optimiser stay as they are.
+        precision: fp32, or bf16 for the products of the forward; parameters and optimizer stay as they are.
         checkpoint: saves the run every 100 steps and at its end, and resumes it.
 
     Raises ValueError for a number outside its range, an unknown precision, a checkpoint of another run or processes
@@ -133,13 +133,11 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     given.number(math.inf, above=True, clip=clip)
     given.choice(("cos", "linear"), anneal=anneal)
     given.choice(("fp32", "bf16"), precision=precision)
-    trained, total = list(parameters), max(steps, 2)
+    trained = list(parameters)
     loss = torch.autocast(trained[0].device.type, torch.bfloat16, enabled=precision == "bf16")(loss)
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(  # divides by zero if the warm-up is one step
-        optimizer, lr, total, pct_start=max(warmup, 1.5 / total), anneal_strategy=anneal)
     settings = {"name": name, "steps": steps, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
                 "anneal": anneal, "clip": clip, "precision": precision}
+    optimizer, schedule = _optimizer(trained, steps, lr, weight_decay, warmup, anneal)
     state = {"optimizer": optimizer, "schedule": schedule}
     history = (checkpoint.resume(settings, **state) if checkpoint else None) or History(name)
     processes.check(trained, loss, step=len(history.loss))
@@ -147,23 +145,38 @@ def fit(parameters: Iterable[Tensor], loss: Callable[[int], Tensor], steps: int,
     bar = tqdm(range(len(history.loss), steps), desc=name, initial=len(history.loss), total=steps,
                disable=hidden_bar(progress))
     for step in bar:
-        optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
-        value = loss(step)
-        value.backward()
-        value = processes.average(trained, value)
-        norm = torch.nn.utils.clip_grad_norm_(trained, clip)
-        number, size = value.item(), norm.item()
-        if not math.isfinite(number + size):  # before the step, so that nothing is damaged
-            raise FloatingPointError(f"{name}: the loss is {number} and its gradient of size {size} at step {step}; "
-                                     f"try a lower lr than {lr}")
-        optimizer.step()
-        history.loss.append(number)
+        history.loss.append(_step(trained, optimizer, loss, step, clip, name))
         history.lr.append(schedule.get_last_lr()[0])
         history.seconds.append(time.perf_counter() - start)
         if step + 1 < steps:
             schedule.step()
         if step % 10 == 0:
-            bar.set_postfix(loss=f"{number:.3g}")
+            bar.set_postfix(loss=f"{history.loss[-1]:.3g}")
         if checkpoint and ((step + 1) % 100 == 0 or step + 1 == steps):
             checkpoint.save(history, **state)
     return history
+
+
+def _optimizer(trained: list[Tensor], steps: int, lr: float, weight_decay: float, warmup: float, anneal: str
+               ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW and its one-cycle schedule."""
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+    total = max(steps, 2)  # the schedule divides by zero if there is one step, or if the warm-up is one step
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total, pct_start=max(warmup, 1.5 / total), anneal_strategy=anneal)
+
+
+def _step(trained: list[Tensor], optimizer: torch.optim.Optimizer, loss: Callable[[int], Tensor], step: int,
+          clip: float, name: str) -> float:
+    """Make one step of training; returns the loss before it. FloatingPointError if it or its gradient is not finite."""
+    optimizer.zero_grad()  # before the forward: activations and gradients are never all there at once
+    value = loss(step)
+    value.backward()
+    value = processes.average(trained, value)
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip)
+    number, size = value.item(), norm.item()
+    if not math.isfinite(number + size):  # before the step, so that nothing is damaged
+        raise FloatingPointError(f"{name}: the loss is {number} and its gradient of size {size} at step {step}; "
+                                 f"try a lower lr than {optimizer.defaults['lr']}")
+    optimizer.step()
+    return number

@@ -88,14 +88,14 @@ def least_squares(parts: Sequence[tuple[float, Tensor, Tensor]], ridge: float) -
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), cross).T
 
 
-def centred_directions(size: int) -> Tensor:
+def centered_directions(size: int) -> Tensor:
     """Orthonormal random directions, at right angles to (1, ..., 1) too: (size, size - 1)."""
     noise = torch.randn(size, size - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return torch.linalg.qr(torch.cat([torch.ones(size, 1).double(), noise], 1)).Q[:, 1:]
 
 
 def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tensor:
-    """The `count` groups of `unit` neighbouring channels from which all channels are best rebuilt.
+    """The `count` groups of `unit` neighboring channels from which all channels are best rebuilt.
 
     `moment` (d, d) is E x x^T of the channels, `channels` (d, d) weighs the errors: E e^T channels e. Single channels
     are picked by a Cholesky decomposition with pivoting: at each step the one with the most that those before it do

@@ -60,7 +60,7 @@ def plan(recipe: Recipe, originals: Sequence[Original], images: Calibration, net
     say(f"merge: {recipe.label}, start {recipe.supernet.start}, about {learned:,} numbers to train; the merged "
         f"backbone has {backbone:,} parameters, width {feature_size(merged.backbone)}")
     say(f"memory without activations: originals {sum(map(_count, originals)) * size / MB:,.0f} MB, M and U with "
-        f"gradients and optimiser {4 * learned * size / MB:,.0f} MB, merged model {backbone * size / MB:,.0f} MB, "
+        f"gradients and optimizer {4 * learned * size / MB:,.0f} MB, merged model {backbone * size / MB:,.0f} MB, "
         f"images {images.images.nbytes / MB:,.0f} MB")
 
 

@@ -112,7 +112,7 @@ class OriginalEntry:
     mean: tuple[float, ...] | None = numbers("of the pictures it was trained on, a number a channel; default: timm's")
     std: tuple[float, ...] | None = numbers("likewise", positive=True)
     size: int | None = whole(None, "pixels a side; by default what the model reads", 8)
-    transform: str = choice("auto", "auto is timm's own for a timm model, else plain: resize and centre crop",
+    transform: str = choice("auto", "auto is timm's own for a timm model, else plain: resize and center crop",
                             ("auto", "timm", "plain"))
 
 

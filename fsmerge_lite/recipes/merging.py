@@ -119,7 +119,7 @@ class Merge:
         self.merged.save(self.folder / "merged", recipe=self.recipe.plain(), provenance=self.provenance,
                          tasks=[original.task.name for original in originals],
                          classes=[list(original.task.classes) for original in originals],
-                         normalisation=[[original.mean, original.std] for original in originals],
+                         normalization=[[original.mean, original.std] for original in originals],
                          accuracy=record["per_task"], joint=record["joint"], hashes=record["settings"]["hashes"])
         for file in self.folder.glob("training.*"):
             file.unlink(missing_ok=True)  # several processes may do so

@@ -158,7 +158,7 @@ def _task(recipe: Recipe, given: OriginalEntry, original: Original) -> Task | No
 
 
 def _transform(given: OriginalEntry, original: Original, size: int):
-    """What makes a picture (channels, size, size) in [-1, 1] of a PIL image; None: resize and centre crop."""
+    """What makes a picture (channels, size, size) in [-1, 1] of a PIL image; None: resize and center crop."""
     if given.transform == "plain" or (given.transform == "auto" and not given.timm):
         return None
     config = resolve_model_data_config(original.backbone)

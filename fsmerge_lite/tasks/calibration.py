@@ -28,7 +28,7 @@ def paper(size: int, channels: int = 3) -> v2.Transform:
 
 def mixed(images: Tensor) -> Tensor:
     """Images (n, C, H, W), shuffled, each mixed with another: all by Mixup (0.8), or all by CutMix (1.0), as likely."""
-    images = images[torch.randperm(len(images))]  # both mix neighbours
+    images = images[torch.randperm(len(images))]  # both mix neighbors
     one = v2.RandomChoice([v2.MixUp(alpha=0.8, num_classes=1), v2.CutMix(alpha=1.0, num_classes=1)])
     return one(images, torch.zeros(len(images), dtype=torch.long))[0]  # both ask for labels, which there are none of
 

@@ -36,7 +36,7 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 
 
 def _paint(mask: Tensor, generator: torch.Generator, noise: float = 0.06) -> Tensor:
-    """Colour masks (n, H, W) in [0, 1] with a dark and a light colour, in either order, plus noise."""
+    """Color masks (n, H, W) in [0, 1] with a dark and a light color, in either order, plus noise."""
     n = len(mask)
     dark = 0.45 * torch.rand(n, 3, 1, 1, generator=generator)
     light = 1 - 0.45 * torch.rand(n, 3, 1, 1, generator=generator)
@@ -165,7 +165,7 @@ TEXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def textures(n: int, generator: torch.Generator, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    """Turned, scaled and coloured textures, one of `TEXTURES` each."""
+    """Turned, scaled and colored textures, one of `TEXTURES` each."""
     labels = torch.randint(len(TEXTURES), (n,), generator=generator)
     angle, zoom = _uniform(n, 0, 2 * math.pi, generator), _uniform(n, 2.5, 4.5, generator)
     shift = torch.stack([_uniform(n, -0.25, 0.25, generator) for _ in "xy"])[:, :, None, None]  # (2, n, 1, 1)

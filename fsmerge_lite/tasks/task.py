@@ -1,4 +1,4 @@
-"""Tasks: labelled pictures in [-1, 1] to train and to test on.
+"""Tasks: labeled pictures in [-1, 1] to train and to test on.
 
 Four tasks need no download (`drawing` makes their pictures): real handwritten digits, and letters, shapes and
 textures that are drawn. Each has ten classes of 3 x 32 x 32 pictures (or larger). `pictures` makes tasks of your own.
@@ -60,7 +60,7 @@ class Task:
             ValueError: the task has none, as one of `unlabeled_task`.
         """
         if self.test_size < 1:
-            raise ValueError(f"{self.name} has no labelled images to test on; it is for calibration alone, and "
+            raise ValueError(f"{self.name} has no labeled images to test on; it is for calibration alone, and "
                              "folder_task reads pictures with classes")
         images, labels = _test_set(self)
         return images.clone(), labels.clone()

@@ -106,7 +106,7 @@ def trainers(recipe: dict) -> dict[str, Callable[..., Method]]:
 
 
 def sweep(recipe: dict) -> Part:
-    """Learning rates on labelled training images, with a seed that no other part uses."""
+    """Learning rates on labeled training images, with a seed that no other part uses."""
     images, total = next(iter(recipe["images"].items()))
     cell = Cell(tuple(recipe["pairs"][0][::-1]), int(images), 3, recipe["steps"], total, True, recipe["precision"])
     return [cell], {f"{name} {lr:g}": make(lr) for name, make in trainers(recipe).items() for lr in recipe["lr"][name]}

@@ -87,7 +87,7 @@ CASES = [  # a name, what is called with what is `Given`, words of the refusal
     ("evaluate, train mode", lambda g: fsm.evaluate(original(g.one).train(), [g.one]),
      "the model is in train mode; call .eval() on it first"),
     ("evaluate, unlabeled", lambda g: fsm.evaluate(g.a, [fsm.unlabeled_task(g.folder / "good", 16)]),
-     "has no labelled images to test on"),
+     "has no labeled images to test on"),
     ("path, steps 1", lambda g: fsm.path(g.merged, g.merged, [g.one, g.two], 1),
      "steps must be a whole number >= 2, got 1"),
     ("path, steps text", lambda g: fsm.path(g.merged, g.merged, [g.one, g.two], "3"),

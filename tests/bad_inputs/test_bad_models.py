@@ -190,7 +190,7 @@ CASES = [  # a name, what is called with what is `Given`, words of the refusal
      "seed must be a whole number >= 0, got nan"),
     ("calibration, augmentation", lambda g: fsm.calibration(g.pair, 4, 1, augmentation="heavy"),
      "augmentation must be 'light', 'paper' or 'none'"),
-    ("calibration, normalised", lambda g: fsm.calibration([made("bad", scale=2.5)], 4, 0), "bring them to [-1, 1]"),
+    ("calibration, normalized", lambda g: fsm.calibration([made("bad", scale=2.5)], 4, 0), "bring them to [-1, 1]"),
     # the start
     ("start, net", lambda g: fsm.fit_subspaces(g.a, g.images),
      "a SuperNet or a list of originals is needed, got Original"),

@@ -1,4 +1,4 @@
-"""Originals trained on pictures of another normalisation: timm itself is the oracle."""
+"""Originals trained on pictures of another normalization: timm itself is the oracle."""
 import copy
 
 import pytest
@@ -14,7 +14,7 @@ CLIP = {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD}
 EXACT = {"rtol": 0, "atol": 1e-10}
 
 
-def normalised(x: torch.Tensor, mean, std) -> torch.Tensor:
+def normalized(x: torch.Tensor, mean, std) -> torch.Tensor:
     """Pictures in [-1, 1] as the model was trained on them."""
     mean, std = (torch.tensor(numbers, dtype=x.dtype)[:, None, None] for numbers in (mean, std))
     return (x / 2 + 0.5 - mean) / std
@@ -23,17 +23,17 @@ def normalised(x: torch.Tensor, mean, std) -> torch.Tensor:
 @pytest.mark.parametrize("options", VIT_OPTIONS.values(), ids=VIT_OPTIONS)
 def test_the_original_reads_pictures_from_minus_one_to_one(options):
     model, x = vits([8], **options)[0], pictures()
-    torch.testing.assert_close(fsm.Original(model, **CLIP)(x), model(normalised(x, **CLIP)), **EXACT)
+    torch.testing.assert_close(fsm.Original(model, **CLIP)(x), model(normalized(x, **CLIP)), **EXACT)
 
 
-def test_timm_knows_the_normalisation_of_its_models():
+def test_timm_knows_the_normalization_of_its_models():
     options = {"img_size": 32, "patch_size": 16, "num_classes": 3}
     for name in ("deit3_small_patch16_224", "vit_base_patch16_clip_224", "vit_tiny_patch16_224"):
         model = timm.create_model(name, pretrained=False, depth=1, embed_dim=32, num_heads=2, **options).double().eval()
         config = timm.data.resolve_model_data_config(model)
         original, x = fsm.Original(model), pictures(size=32)
         assert (original.mean, original.std) == (tuple(config["mean"]), tuple(config["std"]))
-        torch.testing.assert_close(original(x), model(normalised(x, original.mean, original.std)), **EXACT)
+        torch.testing.assert_close(original(x), model(normalized(x, original.mean, original.std)), **EXACT)
         again = fsm.Original(original.backbone, original.head)  # absorbed once, not twice
         torch.testing.assert_close(again(x), original(x), **EXACT)
 
@@ -48,7 +48,7 @@ def test_given_numbers_win_over_timms():
 def test_two_originals_that_differ_are_merged_on_the_same_pictures(tmp_path):
     models, x = vits([8, 8], torch.float32), pictures(16, dtype=torch.float32)
     originals = [fsm.Original(model, name=name, **how) for model, name, how in zip(models, "ab", (IMAGENET, CLIP))]
-    true = [model(normalised(x, **how)) for model, how in zip(models, (IMAGENET, CLIP))]
+    true = [model(normalized(x, **how)) for model, how in zip(models, (IMAGENET, CLIP))]
     net = fsm.SuperNet(originals, rank=2)
     torch.testing.assert_close(net(x)[0], true[0], rtol=0, atol=1e-5)
     images = fsm.Calibration(x, torch.arange(16) % 2)

@@ -30,7 +30,7 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
 def folder_of(path: Path, names=COLOURS, pictures: int = 8) -> Path:
-    """CLASS/*.png: squares of one colour with some noise."""
+    """CLASS/*.png: squares of one color with some noise."""
     noise = np.random.default_rng(0)
     for name in names:
         (path / name).mkdir(parents=True)
@@ -322,7 +322,7 @@ def test_the_card_says_where_a_model_comes_from(table, tmp_path):
     run(table, tmp_path)
     card = load_file(tmp_path / "out" / "merged", "fsmerge_lite.Merged")[1]
     assert card["tasks"] == ["one", "two"] and card["classes"] == 2 * [["blue", "green", "red"]]
-    assert card["normalisation"] == [[[0.4] * 3, [0.2] * 3], [[0.5] * 3, [0.5] * 3]]
+    assert card["normalization"] == [[[0.4] * 3, [0.2] * 3], [[0.5] * 3, [0.5] * 3]]
     assert card["recipe"]["supernet"]["rank"] == 2 and len(card["hashes"]["originals"]) == 2
 
 

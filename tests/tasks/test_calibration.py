@@ -133,7 +133,7 @@ CALIBRATIONS = {
     "seed": (lambda: [GOOD], {"seed": None}, "seed must be a whole number >= 0, got None"),
     "NaN": (lambda: [made("bad", noise() * float("nan"))], {}, "'bad' gave torch.float32 images; expected .* none NaN"),
     "bytes": (lambda: [made("bad", noise().byte())], {}, "task 'bad' gave torch.uint8 images"),
-    "normalised": (lambda: [made("bad", noise() / 0.3)], {},
+    "normalized": (lambda: [made("bad", noise() / 0.3)], {},
                    r"'bad' gave images from -3.31 to 3.33; bring them to \[-1, 1\], and give mean and std to Original"),
 }
 

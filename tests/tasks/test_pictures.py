@@ -256,7 +256,7 @@ PICTURES = {  # the picture, its suffix, how it is saved, and what it shows
            np.where(ALPHA[..., None] == 0, 255, GREY)),
     "half transparent": (lambda: Image.new("RGBA", (8, 8), (255, 0, 0, 128)), "png", {},
                          np.full((8, 8, 3), (255, 127, 127))),
-    "transparent colour": (lambda: Image.fromarray(np.where(ALPHA[..., None] == 0, np.uint8(1), GREY)), "png",
+    "transparent color": (lambda: Image.fromarray(np.where(ALPHA[..., None] == 0, np.uint8(1), GREY)), "png",
                            {"transparency": (1, 1, 1)}, np.where(ALPHA[..., None] == 0, 255, GREY)),
     "palette": (palette_with_a_hole, "png", {}, INDEX),
     "palette with a hole": (palette_with_a_hole, "png", {"transparency": 5}, np.where(INDEX == 5, 255, INDEX)),
@@ -404,7 +404,7 @@ def test_unlabeled_pictures(tmp_path):
     assert (task.name, task.classes, task.train_size, task.test_size) == (tmp_path.name, (), 7, 0)
     x, y = whole(task)
     assert x.shape == (7, 3, 8, 8) and len(red_and_green(x)) == 7 and (y == -1).all()
-    with pytest.raises(ValueError, match="has no labelled images to test on; it is for calibration alone"):
+    with pytest.raises(ValueError, match="has no labeled images to test on; it is for calibration alone"):
         task.test()
     with pytest.raises(ValueError, match=r"\(train\) has 7 images, 8 were asked for"):
         task.sample(8)

@@ -57,9 +57,9 @@ def what_folds(dim: int = 96) -> Figure:
 def _folded_layer(ax: Axes, x: float, name: str, shape: tuple[int, int]) -> None:
     """U, W and M of two originals and their sum above, the one layer that they become below, from x on."""
     for y, i in ((UPPER + 0.55, 1), (UPPER - 0.55, 2)):
-        for shift, letter, colour, style in ((0.7, "U", LEARNED, "-"), (2.05, "W", MODELS[i - 1], "--"),
+        for shift, letter, color, style in ((0.7, "U", LEARNED, "-"), (2.05, "W", MODELS[i - 1], "--"),
                                              (3.4, "M", LEARNED, "-")):
-            box(ax, x + shift, y, f"${letter}_{i}$", colour, 0.85, style)
+            box(ax, x + shift, y, f"${letter}_{i}$", color, 0.85, style)
         for left in (1.15, 2.5):
             _thin(ax, (x + left, y), (x + left + 0.45, y))
         _thin(ax, (x, UPPER), (x + 0.26, y))
@@ -115,8 +115,8 @@ def by_layer(series: Mapping[str, Mapping[str, float]], bounds: Sequence[float] 
     """Differences layer by layer on a logarithmic axis: name -> layer -> relative difference. Bounds are dotted."""
     layers = list(next(iter(series.values())))
     figure, ax = plt.subplots(figsize=(7.6, 0.25 * len(layers) + 1.2), layout="constrained")
-    for (name, values), marker, colour in zip(series.items(), MARKERS, (DARK, GREY)):
-        ax.plot([values[layer] for layer in layers], range(len(layers)), marker, color=colour, mec=DARK, label=name)
+    for (name, values), marker, color in zip(series.items(), MARKERS, (DARK, GREY)):
+        ax.plot([values[layer] for layer in layers], range(len(layers)), marker, color=color, mec=DARK, label=name)
     for j, bound in enumerate(bounds):
         ax.axvline(bound, color="black", ls=":", lw=1, label=None if j else "bound of the check")
     ax.set_yticks(range(len(layers)), layers)
@@ -192,8 +192,8 @@ def _parts(ax: Axes, counted: Mapping[str, Mapping[str, float]]) -> None:
             ax.barh(y, share, 0.6, left, color=SHARES[part])
             left += share
         ax.text(left, y, f" {left:.2f}", va="center", fontsize=10)
-    for part, colour in SHARES.items():
-        ax.barh(0, 0, color=colour, label=part)
+    for part, color in SHARES.items():
+        ax.barh(0, 0, color=color, label=part)
     ax.set_yticks(range(3), WAYS[::-1])
     ax.set(xlabel="multiplications of a step / distillation's", ylim=(-0.5, 3.6))
     ax.margins(x=0.12)

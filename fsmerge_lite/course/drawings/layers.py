@@ -99,7 +99,7 @@ def equation(*parts: str | tuple[str, Tensor, str | Sequence[str]]) -> Figure:
     """Matrices in a row, to scale, with all their entries, and signs between them.
 
     Args:
-        parts: a sign such as "$=$", a word, or a matrix as (name, entries, colour), or with a colour for each row.
+        parts: a sign such as "$=$", a word, or a matrix as (name, entries, color), or with a color for each row.
     """
     matrices = [part for part in parts if not isinstance(part, str)]
     rows = max(len(entries) for _, entries, _ in matrices)
@@ -117,15 +117,15 @@ def equation(*parts: str | tuple[str, Tensor, str | Sequence[str]]) -> Figure:
     return figure
 
 
-def _matrix(ax: Axes, x: float, middle: float, name: str, entries: Tensor, colours: str | Sequence[str]) -> float:
+def _matrix(ax: Axes, x: float, middle: float, name: str, entries: Tensor, colors: str | Sequence[str]) -> float:
     """A matrix with its numbers, its name above and its shape below. Returns x for the next one."""
     rows, columns = entries.shape
     top = middle + rows / 2
     for i, row in enumerate(entries.tolist()):
-        colour = colours if isinstance(colours, str) else colours[i]
+        color = colors if isinstance(colors, str) else colors[i]
         for j, value in enumerate(row):
             shown = 0 if abs(value) < 5e-3 else value
-            ax.add_patch(Rectangle((x + j, top - i - 1), 1, 1, fc=colour + "44" if shown else "white", ec=colour))
+            ax.add_patch(Rectangle((x + j, top - i - 1), 1, 1, fc=color + "44" if shown else "white", ec=color))
             ax.text(x + j + 0.5, top - i - 0.5, f"{shown:.2g}", ha="center", va="center", fontsize=9)
     ax.text(x + columns / 2, top + 0.2, name, ha="center", va="bottom", fontsize=12)
     ax.text(x + columns / 2, top - rows - 0.2, f"{rows} x {columns}", ha="center", va="top", fontsize=9, color=DARK)
@@ -155,32 +155,32 @@ def nets(networks: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]]) -> Figure
     """Nets of two inputs, two hidden units and two features, side by side. Arrows carry the weights; dashed: unused.
 
     Args:
-        networks: title -> weights (2, 2) and (2, 2), and the colours of the two hidden units.
+        networks: title -> weights (2, 2) and (2, 2), and the colors of the two hidden units.
     """
     figure, axes = plt.subplots(1, len(networks), figsize=(3.3 * len(networks), 2.7), layout="constrained")
     places = [[(x, 1.9), (x, 0.5)] for x in (0.3, 2.1, 3.9)]
     names = (("$x_0$", "$x_1$"), ("$h_0$", "$h_1$"), ("$f_0$", "$f_1$"))
-    for ax, (title, (first, second, colours)) in zip(axes, networks.items()):
+    for ax, (title, (first, second, colors)) in zip(axes, networks.items()):
         ax.set(xlim=(-0.15, 4.35), ylim=(0, 2.4), title=title, aspect="equal")
         ax.axis("off")
-        for unit, colour in enumerate(colours):
+        for unit, color in enumerate(colors):
             for j in range(2):
-                _weighted(ax, places[0][j], places[1][unit], first[unit, j].item(), colour)
-                _weighted(ax, places[1][unit], places[2][j], second[j, unit].item(), colour)
+                _weighted(ax, places[0][j], places[1][unit], first[unit, j].item(), color)
+                _weighted(ax, places[1][unit], places[2][j], second[j, unit].item(), color)
         used = torch.stack([torch.ones(2), first.abs().sum(1), second.abs().sum(1)]).tolist()
         for column, texts, busy in zip(places, names, used):
-            for centre, text, is_busy in zip(column, texts, busy):
-                ax.text(*centre, text, ha="center", va="center", color="black" if is_busy else "#888888",
+            for center, text, is_busy in zip(column, texts, busy):
+                ax.text(*center, text, ha="center", va="center", color="black" if is_busy else "#888888",
                         bbox={"boxstyle": "circle", "fc": "white", "ls": "-" if is_busy else ":"})
     figure.text(0.99, 0.02, "biases not drawn", ha="right", fontsize=9, color=DARK)
     return figure
 
 
-def _weighted(ax: Axes, start: tuple[float, float], end: tuple[float, float], value: float, colour: str) -> None:
+def _weighted(ax: Axes, start: tuple[float, float], end: tuple[float, float], value: float, color: str) -> None:
     """A line with its weight near its start, where no other line crosses; nothing for a weight of zero."""
     if not value:
         return
-    ax.plot(*zip(start, end), color=colour, lw=2, zorder=0)
+    ax.plot(*zip(start, end), color=color, lw=2, zorder=0)
     x, y = (s + 0.36 * (e - s) for s, e in zip(start, end))
     ax.text(x, y, f"{value:g}", ha="center", va="center", fontsize=10, bbox={"fc": "white", "ec": "none", "pad": 1})
 
@@ -216,10 +216,10 @@ def carried(original_1_to_place_0: float = 1, original_1_to_place_1: float = 0, 
 
 def _read_back(ax: Axes, t: Tensor, own: Tensor, rebuilt: Tensor) -> None:
     """Each original's hidden unit, dotted, and what U makes of the merged units, with the largest error."""
-    for i, colour in enumerate(MODELS[:2]):
-        ax.plot(t, own[:, i], color=colour, ls=":", lw=3, label=f"original {i + 1}'s unit")
+    for i, color in enumerate(MODELS[:2]):
+        ax.plot(t, own[:, i], color=color, ls=":", lw=3, label=f"original {i + 1}'s unit")
         error = (rebuilt[:, i] - own[:, i]).abs().max()
-        ax.plot(t, rebuilt[:, i], color=colour, lw=1.5, label=f"read by $U_{i + 1}^{{(2)}}$ (error {error:.2f})")
+        ax.plot(t, rebuilt[:, i], color=color, lw=1.5, label=f"read by $U_{i + 1}^{{(2)}}$ (error {error:.2f})")
 
 
 def _columns_of(ax: Axes, M: Tensor, U: Tensor) -> None:
@@ -238,11 +238,11 @@ def across_nonlinearity() -> Figure:
     """Two layers of a SuperNet MLP: M of layer 1 comes before the nonlinearity, U of layer 2 after it."""
     figure, ax = canvas(18.6, 4.3, (12, 2.9))
     for y, i in ((3.3, 1), (2.0, 2)):
-        colour = MODELS[i - 1]
-        chain(ax, y, [(1.7, f"$W_{i}^{{(1)}},\\ b_{i}^{{(1)}}$", colour, "--", 2.0),
+        color = MODELS[i - 1]
+        chain(ax, y, [(1.7, f"$W_{i}^{{(1)}},\\ b_{i}^{{(1)}}$", color, "--", 2.0),
                       (3.8, f"$M_{i}^{{(1)}}$", LEARNED, "-", 1.0)])
         chain(ax, y, [(8.5, f"$U_{i}^{{(2)}}$", LEARNED, "-", 1.0),
-                      (10.6, f"$W_{i}^{{(2)}},\\ b_{i}^{{(2)}}$", colour, "--", 2.0),
+                      (10.6, f"$W_{i}^{{(2)}},\\ b_{i}^{{(2)}}$", color, "--", 2.0),
                       (12.7, f"$M_{i}^{{(2)}}$", LEARNED, "-", 1.0)])
         box(ax, 17.7, y, f"$U_{{out,{i}}}$", LEARNED, 1.3)
         for start, end in (((0.3, 2.65), (0.65, y)), ((4.35, y), (5.1, 2.65)), ((7.1, 2.65), (7.95, y)),
@@ -261,7 +261,7 @@ def across_nonlinearity() -> Figure:
 # ---------------------------------------------------------------- after training
 
 def matrices(rows: Mapping[str, Mapping[str, Tensor]], limit: float) -> Figure:
-    """Matrices as images on one colour scale from -limit to limit: row name -> title -> matrix (out, in)."""
+    """Matrices as images on one color scale from -limit to limit: row name -> title -> matrix (out, in)."""
     columns = max(map(len, rows.values()))
     figure, axes = plt.subplots(len(rows), columns, figsize=(2.1 * columns + 1.2, 2.3 * len(rows)), squeeze=False,
                                 layout="constrained")
@@ -292,8 +292,8 @@ def margins(found: Mapping[str, Tensor]) -> Figure:
     """How far the right head's largest logit is above the other head's: task -> margins (n,). Below 0: lost."""
     figure, ax = plt.subplots(figsize=(7.5, 3.1), layout="constrained")
     edges = torch.linspace(min(m.min() for m in found.values()), max(m.max() for m in found.values()), 31)
-    for (name, margin), colour, style in zip(found.items(), MODELS, ("-", "--")):
-        ax.hist(margin, edges, histtype="step", color=colour, ls=style, lw=2, label=f"pictures of {name}")
+    for (name, margin), color, style in zip(found.items(), MODELS, ("-", "--")):
+        ax.hist(margin, edges, histtype="step", color=color, ls=style, lw=2, label=f"pictures of {name}")
     ax.margins(x=0.02)
     limits = ax.get_xlim()
     ax.axvline(0, color="black", lw=1)

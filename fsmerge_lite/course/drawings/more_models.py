@@ -21,10 +21,10 @@ def at_once_and_in_sequence() -> Figure:
     figure, ax = canvas(15.6, 4.2, (10.4, 2.9))
     ax.text(2.9, 3.9, "at once", ha="center", fontsize=11)
     ax.text(10.7, 3.9, "in sequence", ha="center", fontsize=11)
-    for y, name, colour in zip((3.2, 2.1, 1.0), ("model 1", "model 2", "model 3"), MODELS):
-        box(ax, 0.9, y, name, colour, 1.4, "--")
+    for y, name, color in zip((3.2, 2.1, 1.0), ("model 1", "model 2", "model 3"), MODELS):
+        box(ax, 0.9, y, name, color, 1.4, "--")
         arrow(ax, (1.7, y), (3.2, 2.1))
-        box(ax, 7.4, y, name, colour, 1.4, "--")
+        box(ax, 7.4, y, name, color, 1.4, "--")
     box(ax, 4.2, 2.1, "1, 2 and 3", MERGED, 1.8)
     for y in (3.2, 2.1):
         arrow(ax, (8.2, y), (9.5, 2.65))

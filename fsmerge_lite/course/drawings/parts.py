@@ -33,9 +33,9 @@ def bracket(ax: Axes, left: float, right: float, y: float, text: str) -> None:
 
 
 def chain(ax: Axes, y: float, boxes: list[tuple[float, str, str, str, float]]) -> None:
-    """A row of boxes (x, text, colour, line style, width) with arrows between them."""
-    for x, text, colour, style, width in boxes:
-        box(ax, x, y, text, colour, width, style)
+    """A row of boxes (x, text, color, line style, width) with arrows between them."""
+    for x, text, color, style, width in boxes:
+        box(ax, x, y, text, color, width, style)
     for (a, *_, wide), (b, *_, next_wide) in pairwise(boxes):
         arrow(ax, (a + wide / 2 + 0.05, y), (b - next_wide / 2 - 0.05, y))
 

@@ -173,8 +173,8 @@ def fitted_unmerges(net: SuperNet, layer: str) -> list[Tensor]:
 def reach(lines: Mapping[str, Mapping[int, float]], usual: int = 12) -> Figure:
     """What D + A B leaves out of some matrices: name -> rank -> percent. The first is neutral, the others of models."""
     figure, ax = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
-    for (name, percent), colour, marker in zip(lines.items(), (DARK, *MODELS), MARKERS):
-        ax.plot(list(percent), list(percent.values()), color=colour, marker=marker, label=name)
+    for (name, percent), color, marker in zip(lines.items(), (DARK, *MODELS), MARKERS):
+        ax.plot(list(percent), list(percent.values()), color=color, marker=marker, label=name)
     ax.axvline(usual, color=GREY, lw=1, ls=":")
     ax.text(usual + 1, 3, f"rank {usual}", color=DARK, fontsize=9)
     ax.set(xlabel="rank of $A B$", ylabel="left out, % of the matrix's size", ylim=(0, 105), xticks=list(percent))

@@ -50,10 +50,10 @@ def errors_by_block(errors: Mapping[str, Mapping[str, Mapping[str, Sequence[floa
     """The error of each share after each block, in percent: panel -> "corrected" or not -> images -> percents."""
     figure, axes = plt.subplots(1, len(errors), figsize=(9.5, 3.4), sharey=True, layout="constrained")
     for ax, (title, ways) in zip(axes, errors.items()):
-        for (way, lines), colour in zip(ways.items(), (GREEN, DARK)):
+        for (way, lines), color in zip(ways.items(), (GREEN, DARK)):
             for (where, line), style in zip(lines.items(), LINES):
-                ax.plot(range(1, len(line) + 1), line, color=colour, ls=style, marker="o",
-                        mfc=colour if style == "-" else "white", label=f"{way}, {where}")
+                ax.plot(range(1, len(line) + 1), line, color=color, ls=style, marker="o",
+                        mfc=color if style == "-" else "white", label=f"{way}, {where}")
         ax.set(title=title, xlabel="after block", xticks=range(1, len(line) + 1))
         bare(ax)
     axes[0].set(ylabel="error of the share, %", ylim=(0, None))

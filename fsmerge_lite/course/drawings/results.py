@@ -109,7 +109,7 @@ def algorithm() -> Figure:
     xs = [4.9 + 2.95 * j for j in range(6)]
     steps = (("originals", MODELS[0], "--"), ("SuperNet", LEARNED, "-"), ("start", LEARNED, "-"),
              ("train", LEARNED, "-"), ("fold", MERGED, "-"), ("merged", MERGED, "-"))
-    chain(ax, 4.9, [(x, name, colour, style, 1.9) for x, (name, colour, style) in zip(xs, steps)])
+    chain(ax, 4.9, [(x, name, color, style, 1.9) for x, (name, color, style) in zip(xs, steps)])
     ax.text((xs[2] + xs[3]) / 2, 6.15, "a few unlabeled images of each task", ha="center", va="top", fontsize=10)
     for x in xs[2:4]:
         arrow(ax, ((xs[2] + xs[3]) / 2, 5.75), (x, 5.28))
@@ -165,19 +165,19 @@ def _leads(ax: Axes, leads: pd.Series, ahead: str, behind: str) -> None:
 def orders(records: Sequence[dict], methods: Sequence[str], images: int) -> Figure:
     """Per-task accuracy of each pair in both orders, one panel a method. A marker's color says which model is 1."""
     effect = order_effect(records, methods, images)
-    pairs, colours = list(effect.index.unique("pair")), dict(zip(EMBEDDED, MODELS))
+    pairs, colors = list(effect.index.unique("pair")), dict(zip(EMBEDDED, MODELS))
     figure, axes = plt.subplots(1, len(methods), figsize=(10.5, 3.3), sharex=True, sharey=True, layout="constrained")
     for ax, method in zip(axes, methods):
         for y, pair in enumerate(pairs):
             ends = effect.loc[(method, pair), ["first", "second"]]
             ax.plot(ends, [y, y], color=GREY, lw=2, zorder=1)
             for x, name in zip(ends, pair.split(", ")):
-                ax.plot(x, y, "o", ms=8, color=colours[name])
+                ax.plot(x, y, "o", ms=8, color=colors[name])
         bare(ax).set(title=method, xlabel="per-task accuracy, %")
         ax.grid(axis="x", color=GREY, lw=0.4)
     axes[0].set_yticks(range(len(pairs)), pairs)
     axes[0].set_ylim(len(pairs) - 0.5, -0.5)
-    marks = [plt.Line2D([], [], ls="", marker="o", ms=8, color=colour, label=name) for name, colour in colours.items()]
+    marks = [plt.Line2D([], [], ls="", marker="o", ms=8, color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=marks, frameon=False, loc="outside right center", title="model 1 is")
     return figure
 
@@ -194,10 +194,10 @@ def deeper(bars: pd.DataFrame) -> Figure:
     """Bars of `by_pair`, a panel for each pair."""
     pairs, names = bars.index.unique(0), bars.index.unique(1)
     figure, axes = plt.subplots(1, len(pairs), figsize=(10.5, 3.8), sharey=True, layout="constrained")
-    colours = [style_of(name)["color"] for name in names]
+    colors = [style_of(name)["color"] for name in names]
     for ax, pair in zip(axes, pairs):
-        for shift, column, fill in ((-0.2, "mean", {"color": colours}),
-                                    (0.2, "joint", {"color": "white", "edgecolor": colours, "hatch": "////"})):
+        for shift, column, fill in ((-0.2, "mean", {"color": colors}),
+                                    (0.2, "joint", {"color": "white", "edgecolor": colors, "hatch": "////"})):
             drawn = ax.barh([y + shift for y in range(len(names))], bars.loc[pair, column], 0.38, **fill)
             ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
         bare(ax).set(title=pair, xlim=(0, 105), xlabel="test accuracy, %")

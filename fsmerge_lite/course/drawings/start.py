@@ -34,8 +34,8 @@ def shared_stream() -> Figure:
         _cloud(ax, own[i], PAIR[i])
         _direction(ax, 3 * p, f"$P_{i + 1}$", PAIR[i], 1.6 * across)
         ax.set(title=f"model {i + 1}, images of task {i + 1}", xlabel="channel 1", ylabel="channel 2")
-    for z, colour, name in zip(shared, PAIR, ("task 1", "task 2")):
-        _cloud(axes[2], z, colour, f"images of {name}")
+    for z, color, name in zip(shared, PAIR, ("task 1", "task 2")):
+        _cloud(axes[2], z, color, f"images of {name}")
     for i, (end, aside) in enumerate((((4.0, 0.0), (0.0, 1.7)), ((0.0, 4.0), (1.7, 0.0)))):
         _direction(axes[2], torch.tensor(end), f"$B_{i + 1}$", PAIR[i], torch.tensor(aside))
     axes[2].set(title="merged stream: one direction each", xlabel="share of model 1", ylabel="share of model 2")
@@ -45,26 +45,26 @@ def shared_stream() -> Figure:
     return figure
 
 
-def _cloud(ax: Axes, z: Tensor, colour: str, label: str | None = None) -> None:
+def _cloud(ax: Axes, z: Tensor, color: str, label: str | None = None) -> None:
     """Points (n, 2) and the ellipse of two standard deviations."""
-    ax.plot(*z.T, ls="", marker="o", ms=3, alpha=0.6, color=colour, label=label)
+    ax.plot(*z.T, ls="", marker="o", ms=3, alpha=0.6, color=color, label=label)
     values, vectors = torch.linalg.eigh(z.T @ z / len(z))
     angle = torch.rad2deg(torch.atan2(*vectors[:, 1].flip(0))).item()
-    ax.add_patch(Ellipse((0, 0), *(4 * values.flip(0).sqrt()).tolist(), angle=angle, fc="none", ec=colour, lw=1.5))
+    ax.add_patch(Ellipse((0, 0), *(4 * values.flip(0).sqrt()).tolist(), angle=angle, fc="none", ec=color, lw=1.5))
 
 
-def _direction(ax: Axes, end: Tensor, name: str, colour: str, aside: Tensor) -> None:
+def _direction(ax: Axes, end: Tensor, name: str, color: str, aside: Tensor) -> None:
     """An arrow from the origin with its name beside its end."""
     ax.annotate("", end.tolist(), (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 2.5, "color": DARK})
-    ax.text(*(end + aside).tolist(), name, color=colour, fontsize=14, ha="center", va="center", weight="bold")
+    ax.text(*(end + aside).tolist(), name, color=color, fontsize=14, ha="center", va="center", weight="bold")
 
 
 def shared_block() -> Figure:
     """A ViT block of a merged model: which part of the stream, of the attention heads and hidden units is whose."""
     figure, ax = canvas(16, 6.2, (11, 4.5))
     ax.set_ylim(-0.55, 6)
-    for y, colour, name in ((4.75, BLUE, "share of model 1"), (4.2, ORANGE, "share of model 2")):
-        ax.add_patch(Rectangle((0.4, y), 14.9, 0.5, fc=colour + "66", ec=colour))
+    for y, color, name in ((4.75, BLUE, "share of model 1"), (4.2, ORANGE, "share of model 2")):
+        ax.add_patch(Rectangle((0.4, y), 14.9, 0.5, fc=color + "66", ec=color))
         ax.text(0.6, y + 0.25, name, va="center", fontsize=10)
     arrow(ax, (15.3, 4.72), (15.95, 4.72))
     ax.text(7.9, 5.6, "merged residual stream: disjoint directions, side by side", ha="center", fontsize=11)
@@ -92,8 +92,8 @@ def _places(ax: Axes, x: float, y: float, width: float, n: int, first: int | Non
     """A row of n places, of which the first belong to model 1 and the others to model 2."""
     first = n // 2 if first is None else first
     for j in range(n):
-        colour = PAIR[j >= first]
-        ax.add_patch(Rectangle((x + width * j / n, y), 0.9 * width / n, 0.6, fc=colour + "66", ec=colour))
+        color = PAIR[j >= first]
+        ax.add_patch(Rectangle((x + width * j / n, y), 0.9 * width / n, 0.6, fc=color + "66", ec=color))
 
 
 # ---------------------------------------------------------------- charts of measured numbers
@@ -103,8 +103,8 @@ def units_kept(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figur
     figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves) + 2, 3.5), sharey=True, squeeze=False,
                                 layout="constrained")
     for ax, (title, ways) in zip(axes[0], curves.items()):
-        for (name, line), marker, colour in zip(ways.items(), MARKERS, (GREEN, DARK, GREY)):
-            ax.plot(list(line), list(line.values()), marker=marker, color=colour, label=name)
+        for (name, line), marker, color in zip(ways.items(), MARKERS, (GREEN, DARK, GREY)):
+            ax.plot(list(line), list(line.values()), marker=marker, color=color, label=name)
         ax.set(title=title, xlabel="hidden units kept", xscale="log", yscale="log")
         ax.set_xticks(list(line), list(line))
         ax.minorticks_off()
@@ -133,8 +133,8 @@ def share(scores: pd.DataFrame, directions_of_model_1: int = 48) -> Figure:
     left.set(xlim=(-0.2, 12.2), ylim=(0, 3.4))
     left.axis("off")
     accuracies(right, scores)
-    for column, colour in zip(scores, (*PAIR, DARK)):
-        right.plot(n, scores.loc[n, column], color=colour, marker="D", ms=10, ls="")
+    for column, color in zip(scores, (*PAIR, DARK)):
+        right.plot(n, scores.loc[n, column], color=color, marker="D", ms=10, ls="")
     right.set(xlabel="stream directions of model 1", ylabel="test accuracy, %", ylim=(0, 104))
     right.set_xticks(list(scores.index))
     right.legend(frameon=False, loc="lower center")
@@ -144,9 +144,9 @@ def share(scores: pd.DataFrame, directions_of_model_1: int = 48) -> Figure:
 
 def accuracies(ax: Axes, scores: pd.DataFrame) -> None:
     """Lines of percent against the index: both tasks, and `joint`."""
-    for column, colour in zip(scores.columns, (*PAIR, DARK)):
+    for column, color in zip(scores.columns, (*PAIR, DARK)):
         joint = column == "joint"
-        ax.plot(scores.index, scores[column], color=colour, marker="o", mfc="white" if joint else colour,
+        ax.plot(scores.index, scores[column], color=color, marker="o", mfc="white" if joint else color,
                 ls="--" if joint else "-", label=column if joint else f"{column} (head given)")
 
 

@@ -35,14 +35,14 @@ ROWS = ("originals (k models)", "average", "distillation", "distillation, same t
 def two_into_one(first: str = "digits", second: str = "letters") -> Figure:
     """Two backbones with a classification head each become one backbone with two classification heads."""
     figure, ax = canvas(20.7, 6.2, (12, 3.9))
-    for y, i, colour, task in ((4.5, 1, BLUE, first), (2.3, 2, ORANGE, second)):
+    for y, i, color, task in ((4.5, 1, BLUE, first), (2.3, 2, ORANGE, second)):
         ax.text(0.2, y, task, va="center", fontsize=11)
-        box(ax, 3.6, y, f"backbone {i}", colour, 2.4, "--")
-        box(ax, 6.9, y, f"classification\nhead {i}", colour, 2.4, "--")
+        box(ax, 3.6, y, f"backbone {i}", color, 2.4, "--")
+        box(ax, 6.9, y, f"classification\nhead {i}", color, 2.4, "--")
         arrow(ax, (1.6, y), (2.3, y))
         arrow(ax, (4.9, y), (5.6, y))
         box(ax, 15.2, y, f"$U_{{out,{i}}}$", GREEN, 1.3)
-        box(ax, 17.9, y, f"classification\nhead {i}", colour, 2.4, "--")
+        box(ax, 17.9, y, f"classification\nhead {i}", color, 2.4, "--")
         arrow(ax, (13.55, 3.4 + 0.25 * (3 - 2 * i)), (14.45, y))
         arrow(ax, (15.95, y), (16.6, y))
         ax.text(19.35, y, task, va="center", fontsize=11)
@@ -115,9 +115,9 @@ def shifted(found: Sequence[tuple[list[Tensor], Tensor]], names: Sequence[str], 
         own.append((100 * (heads[i].argmax(1) == labels).float().mean().item(), 100 * hits.float().mean().item()))
         right, total = right + hits.sum().item(), total + len(labels)
     own.append((sum(accuracy for accuracy, _ in own) / len(own), 100 * right / total))
-    for i, (pair, colour) in enumerate(zip(own, (*MODELS[:len(found)], GREY))):
-        for shift, value, look in ((-0.2, pair[0], {"color": colour}),
-                                   (0.2, pair[1], {"color": "white", "ec": colour, "hatch": "////"})):
+    for i, (pair, color) in enumerate(zip(own, (*MODELS[:len(found)], GREY))):
+        for shift, value, look in ((-0.2, pair[0], {"color": color}),
+                                   (0.2, pair[1], {"color": "white", "ec": color, "hatch": "////"})):
             ax.bar_label(ax.bar(i + shift, value, 0.38, **look), fmt="%.1f", fontsize=9)
     counts = [f"{name}\n{len(labels)} images" for name, (_, labels) in zip(names, found)]
     ax.set_xticks(range(len(own)), [*counts, f"both\nmean of tasks | all {total} images"])
@@ -156,9 +156,9 @@ def benchmark(scores: Mapping[str, pd.DataFrame], guessing: tuple[float, float] 
                                 layout="constrained")
     for ax, (title, rows) in zip(axes[0], scores.items()):
         y = np.arange(len(rows))[::-1]
-        colours = [style_of(name)["color"] for name in rows.index]
-        for shift, column, look in ((0.2, "mean", {"color": colours}),
-                                    (-0.2, "joint", {"color": "white", "edgecolor": colours, "hatch": "////"})):
+        colors = [style_of(name)["color"] for name in rows.index]
+        for shift, column, look in ((0.2, "mean", {"color": colors}),
+                                    (-0.2, "joint", {"color": "white", "edgecolor": colors, "hatch": "////"})):
             ax.barh(y + shift, rows[column], 0.38, xerr=rows[f"{column}_std"], ecolor=DARK, capsize=2, **look)
             for place, value, spread in zip(y + shift, rows[column], rows[f"{column}_std"]):
                 ax.text(value + spread + 2, place, f"{value:.1f}", va="center", fontsize=9)
@@ -221,9 +221,9 @@ def dry_run(recipe: Path) -> str:
 def road() -> Figure:
     """The way of own models: from timm models and folders of pictures to one model and back to timm."""
     figure, ax = canvas(21.2, 6.6, (12, 3.8))
-    for y, i, colour in ((4.6, 1, BLUE), (2.4, 2, ORANGE)):
-        box(ax, 1.6, y, f"timm model {i}", colour, 2.8, "--")
-        box(ax, 5.9, y, f"Original {i}", colour, 2.4, "--")
+    for y, i, color in ((4.6, 1, BLUE), (2.4, 2, ORANGE)):
+        box(ax, 1.6, y, f"timm model {i}", color, 2.8, "--")
+        box(ax, 5.9, y, f"Original {i}", color, 2.4, "--")
         arrow(ax, (3.1, y), (4.6, y))
         arrow(ax, (7.2, y), (8.4, 3.5 + 0.2 * (3 - 2 * i)))
         box(ax, 18.9, y, f"timm model, task {i}", MERGED, 3.7)

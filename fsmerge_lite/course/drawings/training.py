@@ -87,13 +87,13 @@ def one_unit(size: float = 3) -> Figure:
     t = np.linspace(0, 90, 181)
     a, b = np.cos(np.radians(t)), np.sin(np.radians(t))
     ax = plt.figure(figsize=(7.2, 3.4), layout="constrained").gca()
-    for line, colour, style, name, who, place in (
+    for line, color, style, name, who, place in (
             ((size ** 2 * b ** 2 + a ** 2) / (size ** 2 + 1), LOCAL, "--", f"depth 1: features $({size:g}a,\\ b)$",
              "local training\nstops here", 60),
             (a ** 2, GLOBAL, "-", "output: feature $b$", "global training\nstops here", 8)):
-        ax.plot(t, 100 * line, color=colour, ls=style, lw=2, label=name)
+        ax.plot(t, 100 * line, color=color, ls=style, lw=2, label=name)
         best = t[line.argmin()], 100 * line.min()
-        ax.plot(*best, "o", color=colour, ms=9, clip_on=False, zorder=3)
+        ax.plot(*best, "o", color=color, ms=9, clip_on=False, zorder=3)
         beside = 9 if best[0] < 45 else 48 + place / 4
         ax.annotate(who, best, (beside, place), arrowprops={"arrowstyle": "-"}, va="center")
     ax.set(xlabel="direction $t$ of the merged unit $\\cos t\\ a + \\sin t\\ b$, degrees", ylabel="missed, %",
@@ -128,15 +128,15 @@ def budgets(runs: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), sharey=True, layout="constrained")
     for ax, column in zip(axes, ("mean", "joint")):
-        for kind, colour, style in (("local", LOCAL, "--"), ("global", GLOBAL, "-")):
+        for kind, color, style in (("local", LOCAL, "--"), ("global", GLOBAL, "-")):
             some = runs[runs["run"].str.fullmatch(f"{kind} \\d+")]
-            ax.plot(some["seconds"], some[column], "s" if kind == "local" else "o", color=colour, ms=5,
-                    mfc=colour if column == "mean" else "white")
+            ax.plot(some["seconds"], some[column], "s" if kind == "local" else "o", color=color, ms=5,
+                    mfc=color if column == "mean" else "white")
             means = some.groupby("steps")[["seconds", column]].mean()
-            ax.plot(means["seconds"], means[column], color=colour, ls=style, lw=1.6, label=f"{kind} training")
+            ax.plot(means["seconds"], means[column], color=color, ls=style, lw=1.6, label=f"{kind} training")
             for steps, row in means.iterrows():
                 ax.annotate(f"{steps:,}", row, (0, 9 if kind == "global" else -15), textcoords="offset points",
-                            ha="center", fontsize=9, color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.5})
+                            ha="center", fontsize=9, color=color, bbox={"fc": "white", "ec": "none", "pad": 0.5})
         for name, style in (("U_out alone", "-."), ("start", ":")):
             ax.axhline(runs.loc[runs["run"] == name, column].mean(), color=GREY, ls=style, label=in_math(name))
         ax.set(xlabel="training, CPU seconds (numbers: steps in all)", title=LABELS[column], ylim=(25, 100))
@@ -161,11 +161,11 @@ def missed(shares: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str]
              "U_out": (GREY, "-.", "^")}
     kinds = [name.split()[0] for name in shares]
     for place, (name, by_task) in enumerate(shares.items()):
-        colour, style, markers = looks[kinds[place]]
+        color, style, markers = looks[kinds[place]]
         marker = markers[kinds[:place].count(kinds[place])]
         for ax, line in zip(axes, by_task):
-            ax.plot(DEPTHS, 100 * np.array(line), color=colour, ls=style, marker=marker,
-                    mfc="white" if marker == "s" else colour, label=in_math(name))
+            ax.plot(DEPTHS, 100 * np.array(line), color=color, ls=style, marker=marker,
+                    mfc="white" if marker == "s" else color, label=in_math(name))
     for ax, task in zip(axes, tasks):
         ax.axhline(100, color="black", lw=0.8, ls=":", zorder=0)
         ax.set(title=f"images of {task}", xlabel="features after", ylim=(0, None))
@@ -284,9 +284,9 @@ def answers(found: Mapping[float, Sequence[tuple[float, float]]], tasks: Sequenc
         _stack(left, i, *pair)
     left.set(xlim=(0, 100), ylim=(-1.85, 0.6), xlabel="test images of the task, %", title=f"$q$ = {q:g}")
     left.set_yticks([-i for i in range(len(tasks))], tasks)
-    qs, colour = sorted(found), METHODS[method]
+    qs, color = sorted(found), METHODS[method]
     for marker, line, label in zip(("o-", "s--"), zip(*accuracies(found, sizes).values()), LABELS.values()):
-        look = {"color": colour, "mfc": colour if label == "per task" else "white"}
+        look = {"color": color, "mfc": color if label == "per task" else "white"}
         right.plot(range(len(qs)), line, marker, label=label, **look)
         right.plot(qs.index(q), line[qs.index(q)], marker[0], ms=12, **look)
     right.axvline(qs.index(q), color=GREY, lw=1, zorder=0)

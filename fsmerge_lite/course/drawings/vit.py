@@ -180,8 +180,8 @@ def norm_outputs() -> Figure:
 def attention_patterns(patterns: Mapping[str, tuple[Tensor, str]]) -> Figure:
     """Attention weights with their numbers: title -> (weights (tokens, tokens), color). Row: the token that looks."""
     figure, axes = plt.subplots(1, len(patterns), figsize=(2.2 * len(patterns), 2.9), layout="constrained")
-    for ax, (title, (weights, colour)) in zip(axes, patterns.items()):
-        shades = LinearSegmentedColormap.from_list(title, ["white", colour])
+    for ax, (title, (weights, color)) in zip(axes, patterns.items()):
+        shades = LinearSegmentedColormap.from_list(title, ["white", color])
         ax.imshow(weights, cmap=shades, vmin=0, vmax=1.5)
         for (i, j), value in np.ndenumerate(weights):
             ax.text(j, i, f"{value:.2f}", ha="center", va="center")

@@ -64,13 +64,13 @@ def _network(ax: Axes, title: str, first: Tensor, second: Tensor, shares: Sequen
         for j, start in enumerate(INPUTS):
             _weighted(ax, start, HIDDEN[place], first[place, j].item(), look)
         _weighted(ax, HIDDEN[place], OUTPUT[0], second[0, place].item(), look)
-    for name, centre in zip(("$x_0$", "$x_1$", "$y$"), (*INPUTS, *OUTPUT)):
-        ax.add_patch(Circle(centre, 0.28, fc="white", ec="black"))
-        ax.text(*centre, name, ha="center", va="center")
-    for place, (share, centre) in enumerate(zip(shares, HIDDEN)):
+    for name, center in zip(("$x_0$", "$x_1$", "$y$"), (*INPUTS, *OUTPUT)):
+        ax.add_patch(Circle(center, 0.28, fc="white", ec="black"))
+        ax.text(*center, name, ha="center", va="center")
+    for place, (share, center) in enumerate(zip(shares, HIDDEN)):
         for look, start, end in ((UNITS[0], 360 * share, 360), (UNITS[1], 0, 360 * share)):
-            ax.add_patch(Wedge(centre, 0.28, start + 90, end + 90, fc=look, ec="none"))
-        ax.text(*centre, f"$h_{place}$", ha="center", va="center")
+            ax.add_patch(Wedge(center, 0.28, start + 90, end + 90, fc=look, ec="none"))
+        ax.text(*center, f"$h_{place}$", ha="center", va="center")
 
 
 def _weighted(ax: Axes, start: tuple[float, float], end: tuple[float, float], weight: float, color: str) -> None:

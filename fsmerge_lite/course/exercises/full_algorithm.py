@@ -104,7 +104,7 @@ def _library(net: SuperNet, inputs: Tensor, owner: Tensor, targets: Tensor, batc
 
 # ---------------------------------------------------------------- an ablation
 
-NO_TEST = ("test images were asked for; settings are chosen on labelled training images: set validate=True in the cell "
+NO_TEST = ("test images were asked for; settings are chosen on labeled training images: set validate=True in the cell "
            "before you call its prepare")
 NO_SEED = "the benchmarks report seeds 0, 1 and 2; choose settings with a seed of their own, 3 or more"
 ONE_CHANGE = "control and changed must differ in exactly one setting; here they differ in {}"

@@ -97,12 +97,12 @@ def _judge_embedded(result: object, *inputs) -> str | None:
 
 
 def _embedded(g: Tensor, c: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, wide: int, norm: bool = True,
-              centred: bool = True, grown: bool = True) -> tuple[Tensor, ...]:
+              centered: bool = True, grown: bool = True) -> tuple[Tensor, ...]:
     """The block on the wide stream, with one of its three corrections left out."""
     d = len(g)
     growth, more = (wide / d) ** 0.5, wide - d
     written = torch.cat([W2, b2[:, None]], 1)
-    written = (growth if grown else 1.0) * (written - written.mean(0) if centred else written)
+    written = (growth if grown else 1.0) * (written - written.mean(0) if centered else written)
     written = F.pad(written, (0, 0, 0, more))
     return F.pad(g / growth if norm else g, (0, more)), F.pad(c, (0, more)), F.pad(W1, (0, more)), b1, \
         written[:, :-1], written[:, -1]
@@ -203,7 +203,7 @@ EXERCISES = {
         "these are the right matrices in the wrong order: original 1 comes first, the one that came last at the end":
             lambda readouts: _columns(readouts)[::-1]}),
     "embedded": Exercise(_block, judge=_judge_embedded, mistakes={
-        NORM: partial(_embedded, norm=False), MEAN: partial(_embedded, centred=False),
+        NORM: partial(_embedded, norm=False), MEAN: partial(_embedded, centered=False),
         SIZE: partial(_embedded, grown=False)}),
     "best_plan": Exercise(_options, _best, {
         "that is the best accuracy of every group, but it does not fit into the budget": _richest,

@@ -107,7 +107,7 @@ def _shares(streams: Sequence[Tensor], sizes: Sequence[int], apart: bool = True,
             ) -> list[Tensor]:
     """M0_i of every model, right or with one mistake."""
     d, merges, first = sum(sizes) + 1, [], 0
-    directions = statistics.centred_directions(d) if ones_free else torch.eye(d).double()
+    directions = statistics.centered_directions(d) if ones_free else torch.eye(d).double()
     for z, s in zip(streams, sizes):
         z = z if channel_mean else z - z.mean(1, keepdim=True)
         z = z - z.mean(0) if centered else z
