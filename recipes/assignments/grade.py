@@ -30,7 +30,7 @@ from fsmerge_lite.course.grading import GRADED, limit_time
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from make import HERE, MASTERS, NUMBER, make
 
-SECONDS = 6  # the limit of one call here, so that endless loops do not take long; the longest takes 2
+SECONDS = 12  # the limit of one call here, so that endless loops do not take long; the longest takes 2 on an idle core
 FIRST = 1  # so many wrong answers are graded with `otter run`, and those that never end or raise an error
 Points = Mapping[str, float]  # by question
 
