@@ -49,7 +49,8 @@ class SuperLinear(nn.Module):
         self.terms = tuple(Term(*pair) for pair in zip(merges, unmerges or ()))
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", layer.weight.detach(), persistent=stored)
-            self.register_buffer(f"bias{i}", None if layer.bias is None else layer.bias.detach(), persistent=stored)
+            bias = getattr(layer, "bias", None)
+            self.register_buffer(f"bias{i}", None if bias is None else bias.detach(), persistent=stored)
         self.shared = self.k > 1 and merges[0].A is not None and merges[0].A is merges[1].A
         # Layers of one kind can be folded together. None: large layers, dense M, no U, originals that differ.
         kinds = {(term.merge.kind, term.unmerge.kind, layer.bias is None) for term, layer in zip(self.terms, layers)}
@@ -118,7 +119,18 @@ class SuperConv2d(SuperLinear):
         return F.conv2d(x, weight, bias, **self.options)
 
 
-KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d}  # of `graph.Layer`
+class SuperEmbedding(SuperLinear):
+    """k frozen tables of token embeddings (V, o_i), merged by channel: y* = sum_i M_i E_i[id], E* = sum_i E_i M_i^T."""
+
+    def plain(self, x: Tensor, weight: Tensor, bias: None) -> Tensor:
+        """Ids x (...), gives (..., o)."""
+        return F.embedding(x, weight)
+
+    def fold(self) -> Folded:
+        return sum(merge(weight) for merge, (weight, _) in zip(self.merges, self.frozen())), None
+
+
+KINDS = {"linear": SuperLinear, "conv2d": SuperConv2d, "embedding": SuperEmbedding}  # of `graph.Layer`
 
 
 class SuperTokens(nn.Module):

@@ -112,6 +112,7 @@ class _Start:
         self.merged = net.fold().backbone  # layers still to come do not matter to those before
         self.gated = self.settings.inner_off_task and activation(net.config)()(torch.tensor(OFF)).abs() < 0.3
         self.own, self.heads = [to_device(images.of(i), self.like) for i in range(self.k)], self.settings.heads
+        self.counted = [net.architecture.counted(self.merged, x) for x in self.own]  # which tokens are no padding
         self.weights, self.channels, self.moments = [], [], []  # of every original, by place
         for backbone, x in zip(net.backbones, self.own):
             self._measure(backbone, x)
@@ -125,11 +126,12 @@ class _Start:
         stream, floor = getattr(self.net.graph.residual, "seen", ()), self.settings.floor
         places = dict.fromkeys((*(layer.name for layer in layers if layer.reads), *norms, *stream))
         some, batches = (x.split(self.batch_size) for x in (images[a_few(len(images), FEW)], images))
-        found = statistics.sensitivity(backbone, features, places, some)
+        counted = partial(self.net.architecture.counted, backbone)
+        found = statistics.sensitivity(backbone, features, places, some, counted)
         self.channels.append({place: channels for place, (_, channels) in found.items()})
         self.weights.append({place: (1 - floor) * t + floor for place, (t, _) in found.items()})
         picked = [layer.name for layer in layers if layer.reads and layer.reads != self.net.graph.output]
-        moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1])
+        moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1], counted)
         self.moments.append(moments | {"stream": sum(moments[norm] for norm in norms)})
 
     def _shares(self, size: int, given: Sequence[float] | None = None) -> list[Tensor]:
@@ -153,60 +155,65 @@ class _Start:
         for name, self.through in tqdm(through_merged.items(), desc="subspaces", disable=hidden_bar(progress)):
             self.layers = {layer.name: layer for layer in graph.layers if f"{layer.name}.".startswith(f"{name}.")}
             self.places = [*self.layers, *(layer.adds_to for layer in self.layers.values() if layer.adds_to)]
-            reads = [inputs_of(backbone, self.places, partial(through[name], x))
-                     for backbone, through, x in zip(self.net.backbones, segments, own)]
+            reads = [inputs_of(backbone, self.places, partial(through[name], x, counted))
+                     for backbone, through, x, counted in zip(self.net.backbones, segments, own, self.counted)]
             heads = max((graph.spaces[s].heads for layer in self.layers.values() for s in layer.writes), default=1)
             if heads > self.k and not self.settings.heads:
                 self.heads = self._divided(name, heads, reads, merged)
-            merged, own = self._fitted(reads, merged), [read[None] for read in reads]
+            merged, own = self._fitted(reads, merged, self.counted), [read[None] for read in reads]
         parts, off_task = merged.split([len(f) for f in own]), self.settings.off_task
         moments = [Moments.of(u, f, torch.ones(()), self.batch_size) for u, f in zip(parts, own)]
         eyes = [torch.eye(len(m.target)).to(m.gram) for m in moments]
         self.net.set_outputs([self._fit(i, moments, eye, off_task) for i, eye in enumerate(eyes)])
 
-    def _fitted(self, reads: Reads, merged: Tensor) -> Tensor:
+    def _fitted(self, reads: Reads, merged: Tensor, counted: Sequence[Tensor | None]) -> Tensor:
         """What a part of the merged model makes of `merged`; its layers are fitted to what the originals read there."""
-        with watching(self.merged, self.places, partial(self._arrives, reads, {})):
-            return self.through(merged)
+        with watching(self.merged, self.places, partial(self._arrives, reads, counted, {})):
+            return self.through(merged, None if counted[0] is None else torch.cat(list(counted)))
 
     def _divided(self, name: str, heads: int, reads: Reads, merged: Tensor) -> list[int]:
         """Line 9: the number of heads of every original in block `name`, found on a few images."""
         few, parts = [a_few(len(x), FEW) for x in self.own], merged.split([len(x) for x in self.own])
         reads = [{place: x[at] for place, x in read.items()} for read, at in zip(reads, few)]
         merged = torch.cat([x[at] for x, at in zip(parts, few)])
+        counted = [None if each is None else each[at] for each, at in zip(self.counted, few)]
         after = dict(pairwise(self.net.graph.residual.seen))[name]  # what reads the stream next
 
         def errors(numbers: list[int]) -> list[float]:
             self.heads, found = numbers, []
-            for i, z in enumerate(self._fitted(reads, merged).split([len(at) for at in few])):
+            for i, z in enumerate(self._fitted(reads, merged, counted).split([len(at) for at in few])):
                 true, principal = reads[i][None].double(), self.principal[i]
                 wrong = (true @ principal.T - z.double() @ self.directions[i]) @ principal
-                found.append(statistics.lost(wrong, true, self.weights[i][after], self.channels[i][after]))
+                tokens = statistics.weighed(self.weights[i][after], counted[i])
+                found.append(statistics.lost(wrong, true, tokens, self.channels[i][after]))
             return found
         return statistics.divided([len(share) for share in self._shares(heads)], errors)
 
-    def _arrives(self, reads: Reads, seen: dict[str, Tensor], place: str, x: Tensor) -> None:
+    def _arrives(self, reads: Reads, counted: Sequence[Tensor | None], seen: dict[str, Tensor], place: str, x: Tensor
+                 ) -> None:
         """x arrives in the merged model, and the originals read `reads` there: put a layer's M0 and U0 in its place."""
         seen[place] = x
         if place not in self.layers:
             return
         layer, unmerges, merges = self.layers[place], None, [self._merge(i, self.layers[place]) for i in range(self.k)]
         if layer.reads is not None:
-            moments = [self._moments(i, layer, reads, seen) for i in range(self.k)]
+            moments = [self._moments(i, layer, reads, counted[i], seen) for i in range(self.k)]
             unmerges = [self._unmerge(i, layer, merges[i], moments).to(self.like) for i in range(self.k)]
         self.net.replace(layer, merges, unmerges)
         weight, bias = self.net.body.get_submodule(place).fold()
         fitted = {f"{place}.weight": weight, f"{place}.bias": bias}
         self.merged.load_state_dict(fitted | self.net.tokens(), strict=False)
 
-    def _moments(self, i: int, layer: Layer, reads: Reads, seen: Mapping[str, Tensor]) -> Moments:
+    def _moments(self, i: int, layer: Layer, reads: Reads, counted: Tensor | None, seen: Mapping[str, Tensor]
+                 ) -> Moments:
         """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""
         target, sizes = reads[i][layer.name], [len(read[layer.name]) for read in reads]
         if layer.adds_to:
             target = F.linear(target, self.net.backbones[i].get_submodule(layer.name).weight)
         if layer.adds_to and self.settings.corrected:
             target = torch.cat([seen[layer.adds_to].split(sizes)[i], reads[i][layer.adds_to] + target], -1)
-        return Moments.of(seen[layer.name].split(sizes)[i], target, self.weights[i][layer.name], self.batch_size)
+        weights = statistics.weighed(self.weights[i][layer.name], counted)
+        return Moments.of(seen[layer.name].split(sizes)[i], target, weights, self.batch_size)
 
     def _fit(self, i: int, moments: Sequence[Moments], rows: Tensor, off_task: float, off: Tensor | None = None,
              directions: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from .architectures import architecture, build, check_originals, check_same, des
 from .architectures.graph import Graph, Layer, Vector
 from .engine import given
 from .engine.files import fingerprint, load_file, save_file
-from .engine.running import inputs_of, to_device
+from .engine.running import inputs_of, to_device, without_padding
 from .layers import KINDS, Folded, SuperTokens, fold_together
 from .matrices import INITS, Merge, Unmerge, scaled_rank
 from .models import Merged, Original
@@ -96,7 +96,8 @@ class SuperNet(nn.Module):
         if all(self.graph.spaces[name].unit == own.unit for name, own in graph.spaces.items() if own.growth):
             return backbone
         backbone = copy.deepcopy(backbone)
-        written = {f"{layer.name}.{part}": (layer.writes, 0) for layer in graph.layers for part in ("weight", "bias")}
+        written = {f"{layer.name}.bias": (layer.writes, 0) for layer in graph.layers}
+        written |= {f"{layer.name}.weight": (layer.writes, layer.axis) for layer in graph.layers}
         written |= {token.name: ((token.space,), -1) for token in graph.tokens}
         for name, p in backbone.named_parameters():
             spaces, dim = written.get(name, ((), 0))
@@ -153,9 +154,10 @@ class SuperNet(nn.Module):
         merges = [torch.block_diag(*m) if m.dim() == 3 else m for m in merges]
         frozen = [copy.deepcopy(backbone.get_submodule(layer.name)) for backbone in self.backbones]
         for own, m, u in zip(frozen, merges, unmerges or [None] * len(frozen)):
-            weight = (m @ own.weight.to(m).flatten(1)).unflatten(1, own.weight.shape[1:])
+            weight = torch.tensordot(m, own.weight.to(m), ([1], [layer.axis])).movedim(0, layer.axis).contiguous()
             own.weight = nn.Parameter(weight if u is None else weight @ u)
-            own.bias = None if own.bias is None else nn.Parameter(m @ own.bias.to(m))
+            if getattr(own, "bias", None) is not None:
+                own.bias = nn.Parameter(m @ own.bias.to(m))
         self._place(layer, frozen, "identity", stored=True)
         for i, readout in enumerate(unmerges or ()):
             self.body.get_submodule(layer.name).register_buffer(f"readout{i}", readout)
@@ -245,7 +247,7 @@ class SuperNet(nn.Module):
         """The merged model's own features f*(x), (B, d*)."""
         self.architecture.check_inputs(self.backbones[0], x)
         with self._running(not unfolded):
-            return self.body(x)
+            return self.architecture.run(self.body, x)
 
     def forward(self, x: Tensor, unfolded: bool = False) -> list[Tensor]:
         """The k originals' output features, reconstructed: U_out,i f*(x), each (B, d_i)."""
@@ -260,7 +262,9 @@ class SuperNet(nn.Module):
         """
         layers = self.layers_at([depth for depth in depths if depth is not None])
         seen = inputs_of(self.body, layers.values(), lambda: self.backbone(x, unfolded), None not in depths)
-        rebuilt = {depth: self.body.get_submodule(name).reads(seen[name]) for depth, name in layers.items()}
+        counted = self.architecture.counted(self.body, x)
+        rebuilt = {depth: self.body.get_submodule(name).reads(without_padding(seen[name], counted))
+                   for depth, name in layers.items()}
         return rebuilt | ({None: [output(seen[None]) for output in self.outputs]} if None in depths else {})
 
     @torch.no_grad()

@@ -1,9 +1,11 @@
 """Small models with all weights drawn at random: nothing in them is zero, one or equal by accident."""
+import pytest
 import torch
 from torch import nn
 
 import fsmerge_lite as fsm
 
+VOCABULARY, LENGTH = 30, 10  # of the texts
 # Every option of timm's VisionTransformer that the wiring claims to support, by name.
 VIT_OPTIONS = {
     "plain": {},
@@ -42,6 +44,28 @@ def mixed(*shapes, dtype=torch.float64, **options) -> list[nn.Module]:
 
 def mlps(hidden, dtype=torch.float64, inputs: int = 12) -> list[nn.Module]:
     return [randomised(fsm.MLP((inputs, h, h + 2, h + 1)), dtype, i) for i, h in enumerate(hidden)]
+
+
+def encoders(dims, **options) -> list[nn.Module]:
+    options = {"vocab_size": VOCABULARY, "max_length": LENGTH, "depth": 2, "num_heads": 2} | options
+    return [randomised(fsm.TextEncoder(dim=dim, **options), seed=i) for i, dim in enumerate(dims)]
+
+
+def berts(dims, pooler: bool = True, **options) -> list[nn.Module]:
+    """transformers' `BertModel`, small."""
+    transformers = pytest.importorskip("transformers")
+    options = {"vocab_size": VOCABULARY, "max_position_embeddings": LENGTH, "num_hidden_layers": 2,
+               "num_attention_heads": 2, "intermediate_size": 24} | options
+    return [randomised(transformers.BertModel(transformers.BertConfig(hidden_size=dim, **options), pooler), seed=i)
+            for i, dim in enumerate(dims)]
+
+
+def texts(n: int = 6, seed: int = 9) -> torch.Tensor:
+    """Token ids (n, LENGTH), of every length from 1 to LENGTH, with 0 for padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, VOCABULARY, (n, LENGTH), generator=generator)
+    lengths = torch.randint(1, LENGTH + 1, (n,), generator=generator)
+    return ids * (torch.arange(LENGTH) < lengths[:, None])
 
 
 def pictures(n: int = 3, size: int = 16, dtype=torch.float64) -> torch.Tensor:

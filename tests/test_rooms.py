@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ["engine", "architectures", "method", "compare", "tasks", "bench", "recipes", "course"]
 ORDER = ["matrices", "layers", "models", "supernet", "training", "start"]  # of the method's own files
 METHOD = [path for path in MODULES if path.parent.name in ("fsmerge_lite", "architectures")]
+FURTHER = ("text.py", "bert.py")  # architectures that nobody needs to read to understand the method
 HEAVY = ("matplotlib", "IPython", "sklearn", "pandas", "ipywidgets", "jupyterlab", "scipy")
 
 
@@ -52,8 +53,11 @@ def test_every_room_is_known():
 
 
 def test_the_method_is_small():
-    assert len(METHOD) <= 12
-    assert sum(path.read_text().count("\n") for path in METHOD) <= 1800
+    lines = [path.read_text().count("\n") for path in METHOD if path.name not in FURTHER]
+    further = [path.read_text().count("\n") for path in METHOD if path.name in FURTHER]
+    assert len(lines) <= 12
+    assert sum(lines) <= 1800
+    assert max(further) <= 180
 
 
 def test_importing_is_light():

@@ -5,22 +5,26 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import given
-from ..engine.running import inputs_of
+from ..engine.running import inputs_of, without_padding
+from .bert import Berts
 from .graph import Architecture, Graph
 from .mlp import MLPs
+from .text import Texts
 from .vit import ViTs
 
-ARCHITECTURES: tuple[Architecture, ...] = (ViTs(), MLPs())
+ARCHITECTURES: tuple[Architecture, ...] = (ViTs(), MLPs(), Texts(), Berts())
 # Entries of a description that two models of a merge may have different: the widths, which M and U take care of.
-WIDTHS = {"embed_dim", "num_heads", "mlp_ratio", "sizes"}
+WIDTHS = {"embed_dim", "num_heads", "mlp_ratio", "sizes",
+          "hidden_size", "num_attention_heads", "intermediate_size"}
 
 
 def architecture(model: nn.Module) -> Architecture:
     """The architecture of a model. Raises TypeError for one that is not known."""
     for known in ARCHITECTURES:
-        if type(model) is known.model:
+        if known.owns(model):
             return known
-    raise TypeError(f"a backbone must be fsmerge_lite's MLP or timm's VisionTransformer, got {type(model).__name__}")
+    raise TypeError("a backbone must be timm's VisionTransformer, transformers' BertModel (`bert` of a model with a "
+                    f"head), or fsmerge_lite's TextEncoder or MLP, got {type(model).__name__}")
 
 
 def describe(backbone: nn.Module) -> dict:
@@ -34,7 +38,8 @@ def build(config: dict) -> nn.Module:
         if known.kind == config.get("kind"):
             with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
                 return known.build(config).eval()
-    raise ValueError(f"a model description must be of kind 'mlp' or 'vit', got {config.get('kind')!r}")
+    raise ValueError(f"a model description must be of kind {' or '.join(repr(known.kind) for known in ARCHITECTURES)}, "
+                     f"got {config.get('kind')!r}")
 
 
 def graph_of(backbone: nn.Module) -> Graph:
@@ -50,9 +55,10 @@ def graph_of(backbone: nn.Module) -> Graph:
 
 
 def reads(backbone: nn.Module, layer: str | None, x: Tensor) -> Tensor:
-    """What a layer of a backbone reads for inputs x; None: the features of the backbone."""
-    names = [] if layer is None else [layer]
-    return inputs_of(backbone, names, lambda: architecture(backbone).features(backbone, x), stop=True)[layer]
+    """What a layer of a backbone reads for inputs x, zero at padding; None: the features of the backbone."""
+    known, names = architecture(backbone), [] if layer is None else [layer]
+    seen = inputs_of(backbone, names, lambda: known.features(backbone, x), stop=True)[layer]
+    return without_padding(seen, known.counted(backbone, x))
 
 
 def check_originals(backbones: Sequence[nn.Module]) -> None:

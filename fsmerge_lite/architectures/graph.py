@@ -2,18 +2,17 @@
 
 An architecture says once which *spaces* its channels form, which *layers* read and write them, and which *vectors*
 (norms, tokens) live in them. The SuperNet, the fitted start, the alignment and RegMean read nothing else. A parameter
-that the graph does not name is an error.
-
-An architecture is one file with one subclass of `Architecture`. A text encoder would need one more kind of layer, a
-table of words y* = sum_i M_i E_i[ids]; three layers for q, k and v, writing spaces of one `group`; "on_stream" norms.
+that the graph does not name is an error. An architecture is one file with one subclass of `Architecture`.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ..engine import given
+
+Segment = Callable[[Tensor, Tensor | None], Tensor]  # of what it reads, and of which tokens count, (B, T), or None
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ class Layer:
     kind: str = "linear"  # one of `layers.KINDS`
     adds_to: str | None = None  # the module that reads the residual stream before this layer's output is added to it
 
+    @property
+    def axis(self) -> int:
+        """The axis of the weight along which it writes: a table of embeddings (V, o) has it last."""
+        return 1 if self.kind == "embedding" else 0
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -116,17 +120,30 @@ class Architecture:
     A subclass has `kind`, the name of its descriptions; `model`, the exact class; and the methods describe(model), a
     dict of plain values, or ValueError for an unsupported variant; build(config), a fresh model from it; graph(model),
     its `Graph`; input_shape(model), that of one input; segments(model), the parts of its forward in their order,
-    functions, under the prefix of their layers' names. The others have defaults, for models without pictures or scales.
+    functions of what they read and of what `counted` gives, under the prefix of their layers' names. The others have
+    defaults, for models without pictures, padding or scales.
     """
+
+    def owns(self, model: nn.Module) -> bool:
+        """Whether a model is of this architecture."""
+        return type(model) is self.model
 
     def check_inputs(self, model: nn.Module, x: Tensor) -> None:
         """Raises TypeError or ValueError for a batch that the model does not read."""
         given.batch(x, next(model.parameters()).dtype, self.input_shape(model))
 
+    def counted(self, model: nn.Module, x: Tensor) -> Tensor | None:
+        """Which tokens of a batch are no padding, (B, T); None: all."""
+        return None
+
+    def run(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The features (B, d) of a batch."""
+        return model(x)
+
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """The features (B, d) of a batch, which is checked."""
         self.check_inputs(model, x)
-        return model(x)
+        return self.run(model, x)
 
     def absorb_scales(self, model: nn.Module) -> nn.Module:
         """The same function with all vectors of role "scale" at one."""

@@ -1,10 +1,7 @@
 """Plain MLPs: W*_l = M_l blockdiag(W_l^1, ..., W_l^k) U_{l-1}. The first layer reads the input, the same for all."""
-from collections.abc import Callable
-
-from torch import Tensor
 
 from ..engine.modules import MLP, activation, describe_activation
-from .graph import Architecture, Graph, Layer, Space
+from .graph import Architecture, Graph, Layer, Segment, Space
 
 
 class MLPs(Architecture):
@@ -29,8 +26,8 @@ class MLPs(Architecture):
         layers = tuple(Layer(name, reads, (writes,)) for name, reads, writes in zip(names, [None, *written], written))
         return Graph(spaces, layers, (), "features", dict(enumerate(names[1:], 1)))
 
-    def segments(self, model: MLP) -> dict[str, Callable[[Tensor], Tensor]]:
-        return {f"layers.{i}": lambda x, layer=layer: model.act(layer(x.flatten(1)))
+    def segments(self, model: MLP) -> dict[str, Segment]:
+        return {f"layers.{i}": lambda x, _, layer=layer: model.act(layer(x.flatten(1)))
                 for i, layer in enumerate(model.layers)}
 
     def input_shape(self, model: MLP) -> tuple[int, ...]:

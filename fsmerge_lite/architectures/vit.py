@@ -6,7 +6,7 @@ tokens and positions are added to the stream directly (paper, appendix B).
 """
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerScale, Mlp, PatchEmbed
@@ -17,7 +17,7 @@ from ..engine import given
 from ..engine.images import absorbed_normalization
 from ..engine.modules import activation, describe_activation, mlp_ratio, norm, outline
 from ..engine.running import inputs_of
-from .graph import Architecture, Graph, Layer, Space, Vector
+from .graph import Architecture, Graph, Layer, Segment, Space, Vector
 
 STREAM = "features"  # the residual stream; at the end of the model it holds the features
 # Parameters outside the merged layers, without "blocks.N." in front: the space and the role.
@@ -43,6 +43,32 @@ def vit(dim: int = 96, depth: int = 4, num_heads: int = 4, patch_size: int = 8, 
     given.multiple(img_size=img_size, patch_size=patch_size)
     return VisionTransformer(img_size=img_size, patch_size=patch_size, embed_dim=dim, depth=depth,
                              num_heads=num_heads, num_classes=0, **options)
+
+
+def graph_of_blocks(model: nn.Module, first: Layer) -> Graph:
+    """The graph of timm's `blocks`: the residual stream, which layer `first` makes; heads and hidden units of each."""
+    blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
+    centered = isinstance(model.blocks[0].norm1, nn.LayerNorm)
+    spaces = {STREAM: Space(STREAM, "residual", model.num_features, 1, "", (*blocks, "norm"), 0.5, centered)}
+    layers = [first]
+    for name, block in zip(blocks, model.blocks):
+        qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"
+        attn, mlp, heads = f"{name}.attn", f"{name}.mlp", block.attn.num_heads
+        spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn, growth=0.25)
+        spaces[v] = Space(v, "heads", block.attn.attn_dim, heads, group=attn, seen=(f"{attn}.proj",))
+        spaces[hidden] = Space(hidden, "hidden", block.mlp.fc1.out_features, seen=(f"{mlp}.fc2",))
+        layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)),
+                   Layer(f"{attn}.proj", v, (STREAM,), adds_to=f"{name}.norm1"),
+                   Layer(f"{mlp}.fc1", STREAM, (hidden,)),
+                   Layer(f"{mlp}.fc2", hidden, (STREAM,), adds_to=f"{name}.norm2")]
+    vectors = []
+    for name, _ in model.named_parameters():
+        block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
+        space, role = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0]) or (STREAM, None)
+        if role:
+            vectors.append(Vector(name, space if space == STREAM else block + space, role))
+    return Graph(spaces, tuple(layers), tuple(vectors), STREAM,
+                 {b: f"{name}.attn.qkv" for b, name in enumerate(blocks)})
 
 
 class ViTs(Architecture):
@@ -83,39 +109,17 @@ class ViTs(Architecture):
         return VisionTransformer(**options, norm_layer=norm(config), act_layer=activation(config))
 
     def graph(self, model: VisionTransformer) -> Graph:
-        """The residual stream; the heads and the hidden units of every block."""
-        blocks = [f"blocks.{b}" for b in range(len(model.blocks))]
-        centered = isinstance(model.blocks[0].norm1, nn.LayerNorm)
-        spaces = {STREAM: Space(STREAM, "residual", model.embed_dim, 1, "", (*blocks, "norm"), 0.5, centered)}
-        layers = [Layer("patch_embed.proj", None, (STREAM,), "conv2d")]
-        for name, block in zip(blocks, model.blocks):
-            qk, v, hidden = f"{name}.qk", f"{name}.v", f"{name}.hidden"
-            attn, mlp, heads = f"{name}.attn", f"{name}.mlp", block.attn.num_heads
-            spaces[qk] = Space(qk, "heads", block.attn.attn_dim, heads, group=attn, growth=0.25)
-            spaces[v] = Space(v, "heads", block.attn.attn_dim, heads, group=attn, seen=(f"{attn}.proj",))
-            spaces[hidden] = Space(hidden, "hidden", block.mlp.fc1.out_features, seen=(f"{mlp}.fc2",))
-            layers += [Layer(f"{attn}.qkv", STREAM, (qk, qk, v)),
-                       Layer(f"{attn}.proj", v, (STREAM,), adds_to=f"{name}.norm1"),
-                       Layer(f"{mlp}.fc1", STREAM, (hidden,)),
-                       Layer(f"{mlp}.fc2", hidden, (STREAM,), adds_to=f"{name}.norm2")]
-        vectors = []
-        for name, _ in model.named_parameters():
-            block, inside = re.fullmatch(r"(blocks\.\d+\.|)(.*)", name).groups()
-            space, role = VECTORS.get(inside) or VECTORS.get(inside.rpartition(".")[0]) or (STREAM, None)
-            if role:
-                vectors.append(Vector(name, space if space == STREAM else block + space, role))
-        return Graph(spaces, tuple(layers), tuple(vectors), STREAM,
-                     {b: f"{name}.attn.qkv" for b, name in enumerate(blocks)})
+        return graph_of_blocks(model, Layer("patch_embed.proj", None, (STREAM,), "conv2d"))
 
     def input_shape(self, model: VisionTransformer) -> tuple[int, ...]:
         return model.patch_embed.proj.in_channels, *model.patch_embed.img_size
 
-    def segments(self, model: VisionTransformer) -> dict[str, Callable[[Tensor], Tensor]]:
+    def segments(self, model: VisionTransformer) -> dict[str, Segment]:
         """From pictures to tokens; the blocks; from tokens to features."""
-        def embed(x: Tensor) -> Tensor:
+        def embed(x: Tensor, counted: Tensor | None) -> Tensor:
             return inputs_of(model, ["blocks.0"], lambda: model(x), stop=True)["blocks.0"]
         blocks = {f"blocks.{b}": block for b, block in enumerate(model.blocks)}
-        return {"patch_embed": embed, **blocks, "": lambda x: model.forward_head(model.norm(x), pre_logits=True)}
+        return {"patch_embed": embed, **blocks, "": lambda x, _: model.forward_head(model.norm(x), pre_logits=True)}
 
     def absorb_scales(self, model: VisionTransformer) -> VisionTransformer:
         """LayerScale: gamma * (W x + b) = (gamma W) x + gamma b. A copy, if need be."""

@@ -48,6 +48,17 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
     return figure
 
 
+def texts(rows: Mapping[str, Sequence[str]]) -> Figure:
+    """Some texts of every name, one column a name."""
+    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 2.4), squeeze=False)
+    for ax, (name, some) in zip(axes[0], rows.items()):
+        ax.text(0, 1, "\n".join(some), va="top", transform=ax.transAxes, parse_math=False)
+        ax.set_title(name, loc="left")
+        ax.set_axis_off()
+    figure.tight_layout()
+    return figure
+
+
 def plain_log(ax: Axes) -> None:
     """Plain numbers 1, 2, 5, 10, ... on a logarithmic vertical axis."""
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

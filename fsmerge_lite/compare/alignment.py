@@ -13,7 +13,7 @@ from ..architectures import architecture, check_originals, graph_of
 from ..architectures.graph import Graph, Space
 from ..engine import given
 from ..engine.images import Calibration, check_calibration
-from ..engine.running import inputs_of, to_device
+from ..engine.running import inputs_of, rows_of, to_device
 from ..models import Original
 
 Permutations = dict[str, Tensor]  # space -> index; a space that is missing stays as it is
@@ -62,7 +62,7 @@ def permuted(original: nn.Module, permutations: Permutations) -> Original:
             p.data = p.data.index_select(axis, index.to(p.device))
     for layer in graph.layers:
         rows = _index(permutations, [graph.spaces[space] for space in layer.writes])
-        reorder(f"{layer.name}.weight", 0, rows)
+        reorder(f"{layer.name}.weight", layer.axis, rows)
         reorder(f"{layer.name}.bias", 0, rows)
         if layer.reads in permutations:
             reorder(f"{layer.name}.weight", 1, permutations[layer.reads])
@@ -138,7 +138,7 @@ def correlations(first: nn.Module, other: nn.Module, images: Tensor, batch_size:
         known.check_inputs(first, batch)
         ours, theirs = activations(graph, first, batch), activations(graph, other, batch)
         for space in graph.spaces:
-            x, y = (torch.stack([part.flatten(0, -2).double() for part in seen[space]]) for seen in (ours, theirs))
+            x, y = (torch.stack([part.double() for part in seen[space]]) for seen in (ours, theirs))
             new = x.shape[1], x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x.mT @ y  # x: (places, N, n)
             sums[space] = [a + b for a, b in zip(sums.get(space, [0] * len(new)), new)]
     return {space: _correlation(*parts).mean(0) for space, parts in sums.items()}
@@ -152,15 +152,15 @@ def _correlation(n: int, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tenso
 
 
 def activations(graph: Graph, backbone: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
-    """What the channels of every space hold for images x: for each space the places where it is seen, (..., n).
+    """What the channels of every space hold for images x: for each space the places where it is seen, (rows, n).
 
-    Heads are seen in what is written to them, too.
+    A row is a token that is no padding. Heads are seen in what is written to them, too.
     """
     writers = [layer for layer in graph.layers if graph.spaces[layer.writes[0]].kind == "heads"]
     names = dict.fromkeys(name for space in graph.spaces.values() for name in space.seen if name)
     seen = inputs_of(backbone, [*names, *(layer.name for layer in writers)],
                      lambda: architecture(backbone).features(backbone, x))
-    seen[""] = seen[None]
+    seen[""], counted = seen[None], architecture(backbone).counted(backbone, x)
     activations: dict[str, list[Tensor]] = {name: [] for name in graph.spaces}
     for layer in writers:
         written = backbone.get_submodule(layer.name)(seen[layer.name]).chunk(len(layer.writes), -1)
@@ -168,7 +168,7 @@ def activations(graph: Graph, backbone: nn.Module, x: Tensor) -> dict[str, list[
             activations[space].append(part)
     for name, space in graph.spaces.items():
         activations[name] += [seen[module] for module in space.seen]
-    return activations
+    return {name: [rows_of(part, counted) for part in parts] for name, parts in activations.items()}
 
 
 def _match(graph: Graph, table: dict[str, Tensor]) -> Permutations:

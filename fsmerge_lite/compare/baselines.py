@@ -12,7 +12,7 @@ from ..architectures.graph import Layer
 from ..engine import given
 from ..engine.fitting import Checkpoint, fit
 from ..engine.images import Calibration, same_tasks
-from ..engine.running import inputs_of, to_device
+from ..engine.running import inputs_of, rows_of, to_device, without_padding
 from ..models import Merged, Original
 from ..supernet import SuperNet
 from ..training import Features, Reconstruction, errors_of, objective, target_features
@@ -94,8 +94,8 @@ def regmean(originals: Sequence[nn.Module], images: Calibration, off_diagonal: f
     W* = (sum_i W_i G_i) (sum_i G_i)^-1,     G_i = X_i^T X_i / n_i
 
     X_i (n_i, d) are what the layer reads in original i. The off-diagonal entries of G_i are multiplied by a
-    factor first. The patch embedding is such a layer too, on unfolded patches. Biases, norms and tokens are
-    averaged, and so is W where no image excites any input, where sum_i G_i has no inverse.
+    factor first. The patch embedding is such a layer too, on unfolded patches. Biases, norms, tokens and tables of
+    embeddings are averaged, and so is W where no image excites any input, where sum_i G_i has no inverse.
 
     Args:
         originals: k originals of equal widths.
@@ -131,24 +131,26 @@ def _regress(weights: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def _grams(backbone: nn.Module, images: Tensor, off_diagonal: float, batch_size: int) -> dict[str, Tensor]:
     """X^T X / n in float64 of what every merged layer reads, off-diagonal entries times a factor."""
-    layers, like = {layer.name: layer for layer in graph_of(backbone).layers}, next(backbone.parameters())
+    layers = {layer.name: layer for layer in graph_of(backbone).layers if layer.kind != "embedding"}
+    like = next(backbone.parameters())
     grams, rows, known = dict.fromkeys(layers, 0), dict.fromkeys(layers, 0), architecture(backbone)
     for batch in images.split(batch_size):
         batch = to_device(batch, like)
         known.check_inputs(backbone, batch)
         seen = inputs_of(backbone, layers, lambda batch=batch: known.features(backbone, batch))
+        counted = known.counted(backbone, batch)
         for name, layer in layers.items():
-            x = _rows_read(layer, backbone.get_submodule(name), seen[name]).double()
+            x = rows_of(_rows_read(layer, backbone.get_submodule(name), seen[name]), counted).double()
             grams[name], rows[name] = grams[name] + x.T @ x, rows[name] + len(x)
     return {name: (off_diagonal * gram + (1 - off_diagonal) * gram.diag().diag()) / rows[name]
             for name, gram in grams.items()}
 
 
 def _rows_read(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
-    """The rows (n, d) that the weight (o, d) of a layer is multiplied with; a convolution reads unfolded patches."""
+    """The rows (..., d) that the weight (o, d) of a layer is multiplied with; a convolution reads unfolded patches."""
     if layer.kind == "conv2d":
         x = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT  # (B, patches, d)
-    return x.flatten(0, -2)
+    return x
 
 
 def align(originals: Sequence[nn.Module], images: Calibration, batch_size: int = 64) -> Merged:
@@ -288,10 +290,12 @@ def _readouts(net: SuperNet, layer: str) -> nn.ParameterList:
 
 def _features(net: SuperNet, merged: Merged, readouts: nn.ModuleDict) -> Features:
     """A function from images to output features (depth None) and inner features, as `SuperNet.features`."""
-    layers = net.layers_at([int(depth) for depth in readouts])
+    layers, known = net.layers_at([int(depth) for depth in readouts]), net.architecture
 
     def features(x: Tensor) -> dict[int | None, list[Tensor]]:
+        counted = known.counted(merged.backbone, x)
         seen = inputs_of(merged.backbone, layers.values(), lambda: merged.features(x))
-        return {None: seen[None]} | {depth: [seen[layer] @ readout.T for readout in readouts[str(depth)]]
-                                  for depth, layer in layers.items()}
+        read = {depth: without_padding(seen[layer], counted) for depth, layer in layers.items()}
+        return {None: seen[None]} | {depth: [read[depth] @ readout.T for readout in readouts[str(depth)]]
+                                  for depth in layers}
     return features

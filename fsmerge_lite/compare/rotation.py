@@ -79,9 +79,9 @@ def rotated(original: nn.Module, maps: Maps) -> Original:
         return maps[space].to(like) if space in maps else torch.eye(graph.spaces[space].size).to(like)
     for layer in graph.layers:
         module, rows = backbone.get_submodule(layer.name), torch.block_diag(*map(of, layer.writes))
-        weight = (rows @ module.weight.data.flatten(1)).view_as(module.weight)
+        weight = torch.tensordot(rows, module.weight.data, ([1], [layer.axis])).movedim(0, layer.axis).contiguous()
         module.weight.data = weight if layer.reads is None else weight @ of(layer.reads).T
-        if module.bias is not None:
+        if getattr(module, "bias", None) is not None:
             module.bias.data = rows @ module.bias.data
     for vector in graph.vectors:
         if vector.role == "token" or (vector.space != graph.output and vector.role == "norm"):
@@ -155,7 +155,7 @@ def _cross_moments(first: nn.Module, other: nn.Module, images: Tensor, batch_siz
             for place, (x, y) in enumerate(zip(ours, theirs)):
                 if graph.spaces[name].kind == "residual":
                     x, y = (F.layer_norm(z, z.shape[-1:]) for z in (x, y))
-                x, y = (z.flatten(0, -2).double() for z in (x, y))
+                x, y = x.double(), y.double()
                 sums[name, place] = sums.get((name, place), 0) + x.T @ y
                 sizes[name, place] = sizes.get((name, place), 0) + x.square().sum() * y.square().sum() / len(x) ** 2
     cross: dict[str, Tensor] = {}

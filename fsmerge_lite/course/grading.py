@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..architectures.vit import vit
 from ..models import Original
-from ..tasks.task import task
+from ..tasks.embedded import task
 from .exercises.testing import difference
 
 Option = TypeVar("Option")

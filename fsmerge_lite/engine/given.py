@@ -82,6 +82,21 @@ def batch(x: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         raise ValueError(f"the model reads inputs (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
 
+def token_ids(x: object, vocab_size: int, max_length: int, pad: int) -> None:
+    """Refuse what is no batch of token ids (B, T) of this vocabulary, with a first token that is no padding."""
+    if not isinstance(x, Tensor) or x.dtype != torch.int64 or x.dim() != 2:
+        found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise TypeError(f"the model reads token ids (B, T) in torch.int64, with {pad} for padding, got {found}")
+    if not 1 <= x.shape[1] <= max_length:
+        raise ValueError(f"the model reads 1 to {max_length} tokens, got {x.shape[1]}")
+    if x.numel() and not (x.min() >= 0 and x.max() < vocab_size):
+        raise ValueError(f"token ids must be from 0 to {vocab_size - 1}, got {x.min()} to {x.max()}; are they of "
+                         "another vocabulary?")
+    if (x[:, 0] == pad).any():
+        raise ValueError(f"{(x[:, 0] == pad).sum()} of the texts begin with padding, {pad}; padding comes last, and a "
+                         "text has one token or more")
+
+
 def task(each: object, name: object = "") -> None:
     """Refuse what is neither None nor a task, which has a name and test images; and a name that is no text."""
     text(name=name)

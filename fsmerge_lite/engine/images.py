@@ -17,7 +17,8 @@ class Calibration:
     """Unlabeled images whose task is known.
 
     Args:
-        images: (n, C, H, W) in [-1, 1], or (n, ...) of what else the originals read; floats.
+        images: (n, C, H, W) in [-1, 1], or (n, ...) of what else the originals read; floats. Texts are token ids
+            (n, T), integers of 64 bits.
         owner: (n,), the task's place 0..k-1; integers.
         names: what the k tasks are called, if known; `same_tasks` then sees when they are in another order.
 
@@ -71,9 +72,17 @@ def _check_owner(owner: Tensor, n: int, names: Sequence[str]) -> None:
         raise ValueError(f"the images are of {int(owner.max()) + 1} tasks, but {len(names)} names were given: {names}")
 
 
+def are_texts(images: Tensor) -> bool:
+    """Whether these are token ids (n, T)."""
+    return images.dtype == torch.int64 and images.dim() == 2
+
+
 def _check_images(images: Tensor) -> None:
+    if are_texts(images):
+        return  # the model knows which ids there are
     if not images.is_floating_point():
-        raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}; of bytes make images / 127.5 - 1")
+        raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}; of bytes make images / 127.5 - 1. "
+                         "Texts are token ids (n, T) in torch.int64")
     given.finite(images, "images")
     low, high = (end.item() for end in images.aminmax())
     if images.dim() != 4:

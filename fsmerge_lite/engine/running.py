@@ -44,3 +44,13 @@ def inputs_of(model: nn.Module, names: Iterable[str], run: Callable[[], Tensor],
 def to_device(x: Tensor, like: Tensor) -> Tensor:
     """A batch on the device of `like`. Floats get its dtype too, token ids stay integers."""
     return x.to(like.device, like.dtype if x.is_floating_point() else None)
+
+
+def without_padding(x: Tensor, counted: Tensor | None) -> Tensor:
+    """x (B, T, d) with zeros at tokens that do not count, (B, T). None: all count. Features (B, d) stay as they are."""
+    return x if counted is None or x.dim() < 3 else x * counted[..., None]
+
+
+def rows_of(x: Tensor, counted: Tensor | None) -> Tensor:
+    """The rows (n, d) of x (B, ..., d), without those of tokens that do not count."""
+    return x.flatten(0, -2) if counted is None or x.dim() < 3 else x[counted]

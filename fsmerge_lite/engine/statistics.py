@@ -1,60 +1,76 @@
 """Statistics of what the modules of a model read, and what is fitted and chosen by them."""
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .running import inputs_of
+from .running import inputs_of, watching
 
 Forward = Callable[[Tensor], Tensor]  # images (B, ...) -> features (B, d)
+Counted = Callable[[Tensor], Tensor | None]  # images -> which tokens are no padding, (B, T); None: all
 
 
 def products(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The sum of w x y^T over images and tokens, (d, e) in fp64, for x (B, T, d), y (B, T, e) and w (T,)."""
+    """The sum of w x y^T over images and tokens, (d, e) in fp64, for x (B, T, d), y (B, T, e) and w (T,) or (B, T)."""
     x = x if weights is None else x * weights.to(x)[..., None]
     return (x.flatten(0, -2).T @ y.flatten(0, -2)).double()
 
 
 @torch.no_grad()
-def sensitivity(model: nn.Module, features: Forward, places: Collection[str], batches: Iterable[Tensor]
-                ) -> dict[str, tuple[Tensor, Tensor]]:
+def sensitivity(model: nn.Module, features: Forward, places: Collection[str], batches: Iterable[Tensor],
+                counted: Counted = lambda _: None) -> dict[str, tuple[Tensor, Tensor]]:
     """How much the features f depend on what modules read: E ||g||^2 of every token, (T,), at a mean of 1, and E g g^T.
 
     g = d(r . f) / d(what a module reads) for a random direction r ~ N(0, I), one for each image. So E ||g||^2 is the
     square of the Jacobian's Frobenius norm, and one backward of the model is enough. E g g^T (d, d) is summed over
-    tokens. All tokens of a module count the same where f does not depend on it.
+    tokens. All tokens of a module count the same where f does not depend on it. Means over tokens are over those that
+    are `counted`.
     """
-    generator, sums, n = torch.Generator().manual_seed(0), {}, 0
+    generator, sums, n, there = torch.Generator().manual_seed(0), {}, 0, 0
     for x in batches:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            seen = inputs_of(model, places, lambda x=x: features(x))
-        output = seen.pop(None)
+        seen = {}
+
+        def watch(place: str, read: Tensor, seen: dict = seen) -> None:
+            seen[place] = read if read.requires_grad else read.requires_grad_()  # what comes first depends on nothing
+        with torch.enable_grad(), watching(model, places, watch):
+            output = features(x.detach())
         direction = torch.randn(output.shape, generator=generator).to(output)
         for place, g in zip(seen, torch.autograd.grad(output, list(seen.values()), direction)):
             tokens, channels = sums.get(place, (0, 0))
             sums[place] = tokens + g.square().sum(-1).sum(0).double(), channels + products(g, g)
-        n += len(x)
-    tiny = torch.finfo(torch.float64).tiny
-    return {place: ((tokens + tiny) / (tokens + tiny).mean(), channels / n)
-            for place, (tokens, channels) in sums.items()}
+        n, there = n + len(x), there + (torch.tensor(len(x)) if counted(x) is None else counted(x).sum(0))
+    return {place: (_relative(tokens, there), channels / n) for place, (tokens, channels) in sums.items()}
+
+
+def _relative(sums: Tensor, times: Tensor) -> Tensor:
+    """Means (T,) of what was counted so many `times`, (T,) or (), over the mean of all. What never was is zero."""
+    sums, times = sums + torch.finfo(torch.float64).tiny, times.to(sums.device).expand_as(sums)
+    return sums * times.sum() / (times.clamp(min=1) * sums.sum())
+
+
+def weighed(weights: Tensor | None, counted: Tensor | None) -> Tensor | None:
+    """Weights (T,) of tokens, zero where they do not count, (B, T). None: all count; what has no tokens stays."""
+    return weights if weights is None or counted is None or not weights.dim() else weights.to(counted.device) * counted
 
 
 @torch.no_grad()
 def second_moments(model: nn.Module, features: Forward, places: Sequence[str], norms: Collection[str],
-                   batches: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str | None, Tensor]:
+                   batches: Sequence[Tensor], weights: Mapping[str, Tensor],
+                   counted: Counted) -> dict[str | None, Tensor]:
     """E w x x^T, (d, d), of what modules read and, under None, of the features, for the `weights` w (T,) of a place.
 
-    For `norms`, x is what they read less its mean, over its size.
+    For `norms`, x is what they read less its mean, over its size. Only tokens that are `counted` have a weight.
     """
     sums: dict[str | None, Tensor] = {}
     for batch in batches:
+        there = counted(batch)
         for place, x in inputs_of(model, [*places, *norms], lambda batch=batch: features(batch)).items():
             x = F.layer_norm(x, x.shape[-1:]) if place in norms else x
             share = len(batch) / sum(map(len, batches))
-            mean = products(x, x, weights.get(place)) / x[..., 0].numel()
+            mean = products(x, x, weighed(weights.get(place), there)) / x[..., 0].numel()
             sums[place] = sums.get(place, 0) + share * mean
     return sums
 
@@ -70,11 +86,12 @@ class Moments:
 
     @classmethod
     def of(cls, u: Tensor, t: Tensor, weights: Tensor, batch_size: int) -> "Moments":
-        """From u (n, T, d), t (n, T, e) and weights (T,), or without T."""
+        """From u (n, T, d), t (n, T, e) and weights (T,) or (n, T), or without T."""
         total, d = 0, u.shape[-1]
-        for x, y in zip(u.split(batch_size), t.split(batch_size)):
+        parts = weights.split(batch_size) if weights.dim() == 2 else repeat(weights)
+        for x, y, w in zip(u.split(batch_size), t.split(batch_size), parts):
             one = x.new_ones(*x.shape[:-1], 1)
-            total = total + products(torch.cat([x, one], -1), torch.cat([x, one, y], -1), weights)
+            total = total + products(torch.cat([x, one], -1), torch.cat([x, one, y], -1), w)
         total = total / total[d, d]  # the sum of all weights
         return cls(total[:d, :d], total[:d, d], total[:d, d + 1:], total[d, d + 1:])
 
@@ -121,7 +138,7 @@ def best_groups(moment: Tensor, channels: Tensor, unit: int, count: int) -> Tens
 def lost(errors: Tensor, truth: Tensor, tokens: Tensor, channels: Tensor) -> float:
     """E w e^T C e of `errors` e (n, T, d), over the same of the truth less its mean.
 
-    w (T,) are the weights of the `tokens`, C (d, d) those of the `channels`.
+    w (T,) or (n, T) are the weights of the `tokens`, C (d, d) those of the `channels`.
     """
     missed, there = ((products(x, x, tokens) * channels).sum().item() for x in (errors, truth - truth.mean(0)))
     return missed / max(there, torch.finfo(torch.float64).tiny)  # of one image there is nothing but the mean

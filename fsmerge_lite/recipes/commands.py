@@ -22,9 +22,10 @@ from ..engine import processes
 from ..engine.files import check_writable, file_of, load_file
 from ..engine.given import whole
 from ..models import Original, load_merged
+from ..tasks.embedded import EMBEDDED, KNOWN, task
 from ..tasks.originals import load_originals, train_on
 from ..tasks.pictures import folder_task, torchvision_task
-from ..tasks.task import EMBEDDED, task
+from ..tasks.texts import TEXTS
 from .export import export
 from .merging import merge
 from .recipe import Recipe, describe_entries, read_recipe, recipe_of
@@ -54,8 +55,9 @@ def parser() -> argparse.ArgumentParser:
 
 def add_tour(commands) -> None:
     options = commands.add_parser("tour", help="the whole algorithm on shipped originals, compared and written up")
-    options.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(EMBEDDED), metavar="TASK",
-                         help=f"two or more of {', '.join(EMBEDDED)}; the first is model 1 (default: digits letters)")
+    options.add_argument("--tasks", nargs="+", default=["digits", "letters"], choices=list(KNOWN), metavar="TASK",
+                         help=f"two or more of {', '.join(EMBEDDED)}, or of {', '.join(TEXTS)}, which are of texts; "
+                              "the first is model 1 (default: digits letters)")
     options.add_argument("--out", default="runs/tour", help="folder for model and report (default: %(default)s)")
     options.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options.add_argument("--seed", type=int, default=0)
@@ -189,7 +191,7 @@ def training(given: argparse.Namespace) -> None:
 
 def add_originals(commands) -> None:
     options = commands.add_parser("originals", help="train the originals anew by the recipe (about 5 minutes each)")
-    options.add_argument("tasks", nargs="*", help=f"of {', '.join(EMBEDDED)} (default: all)")
+    options.add_argument("tasks", nargs="*", help=f"of {', '.join(KNOWN)} (default: the first four)")
     options.add_argument("--out", default="runs/originals", help="folder for the models (default: %(default)s)")
     options.set_defaults(run=originals)
 

@@ -95,15 +95,16 @@ def table(what: str):
 class OriginalEntry:
     """One trained model: where it is, and the pictures of its task."""
 
-    shipped: str | None = text(None, "a model that ships: digits, letters, shapes, textures")
+    shipped: str | None = text(None, "a model that ships: digits, letters, shapes, textures, language, kind")
     file: str | None = text(None, "a file that Original.save wrote")
     timm: str | None = text(None, "the name of a timm model, such as vit_base_patch16_224")
     checkpoint: str | None = text(None, "its weights, .safetensors, or .pt that holds nothing but weights")
     pretrained: bool = flag(False, "fetch timm's own weights instead")
     arguments: dict = table("more arguments of timm.create_model, such as img_size")
     name: str | None = text(None, "what tables call it; by default the task's name")
-    task: str | None = text(None, "an embedded task: digits, letters, shapes, textures")
+    task: str | None = text(None, "an embedded task: digits, letters, shapes, textures; language, kind")
     folder: str | None = text(None, "a folder of pictures: train/CLASS/*, test/CLASS/*, or CLASS/*")
+    texts: str | None = text(None, "a folder of text files: train/CLASS.txt, test/CLASS.txt, one text a line")
     torchvision: str | None = text(None, "a data set of torchvision, such as MNIST")
     root: str | None = text(None, "the folder of that data set")
     download: bool = flag(False, "let torchvision fetch it")
@@ -111,7 +112,7 @@ class OriginalEntry:
     classes: tuple[str, ...] | None = texts(None, "names of the classes in the order of the head's outputs")
     mean: tuple[float, ...] | None = numbers("of the pictures it was trained on, a number a channel; default: timm's")
     std: tuple[float, ...] | None = numbers("likewise", positive=True)
-    size: int | None = whole(None, "pixels a side; by default what the model reads", 8)
+    size: int | None = whole(None, "pixels a side, tokens of a text; by default what the model reads", 8)
     transform: str = choice("auto", "auto is timm's own for a timm model, else plain: resize and center crop",
                             ("auto", "timm", "plain"))
 

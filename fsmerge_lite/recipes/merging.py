@@ -25,6 +25,7 @@ from ..engine import processes
 from ..engine.files import check_writable, fingerprint, write_whole
 from ..engine.fitting import History, hidden_bar
 from ..engine.images import Calibration
+from ..engine.running import to_device
 from ..models import Merged, Original
 from ..start import fit_subspaces
 from ..supernet import SuperNet
@@ -106,7 +107,7 @@ class Merge:
             fit_subspaces(net, images, **asdict(self.recipe.start), progress=self.progress)
         self.histories = train(self.recipe, net, images, cell.seed, self.folder / "training", self.progress)
         self.merged, like = net.fold(), next(net.parameters())
-        self.fold_error = fold_error(net, self.merged, images.images[:64].to(like))
+        self.fold_error = fold_error(net, self.merged, to_device(images.images[:64], like))
         if not self.fold_error < FOLD_BOUND:
             raise ArithmeticError(f"the folded model differs from its SuperNet by {self.fold_error:.1e}, more than "
                                   f"{FOLD_BOUND:.0e} of the size of its features")

@@ -164,11 +164,11 @@ def _one_model(original: OriginalEntry, where: str) -> None:
     """Refuse entries of an original that contradict each other."""
     def given(*names: str) -> list[str]:
         return [name for name in names if getattr(original, name)]
-    models, pictures = given("shipped", "file", "timm"), given("task", "folder", "torchvision")
+    models, pictures = given("shipped", "file", "timm"), given("task", "folder", "torchvision", "texts")
     if len(models) != 1:
         raise RecipeError(f"{where} needs one of shipped, file, timm; it has {' and '.join(models) or 'none'}")
     if len(pictures) > 1:
-        raise RecipeError(f"{where} needs one of task, folder, torchvision; it has {' and '.join(pictures)}")
+        raise RecipeError(f"{where} needs one of task, folder, torchvision, texts; it has {' and '.join(pictures)}")
     if original.timm and len(given("checkpoint", "pretrained")) != 1:
         raise RecipeError(f"{where} needs checkpoint = \"a file\" or pretrained = true for timm's {original.timm}: "
                           "without trained weights there is nothing to merge")

@@ -15,10 +15,11 @@ from ..compare.evaluation import Scores
 from ..engine.files import write_whole
 from ..engine.fitting import History
 from ..models import Original
+from ..tasks.texts import decode
 from .recipe import Recipe
 
 CAPTIONS = {
-    "tasks": "Test pictures of the tasks. The merge sees no labels.",
+    "tasks": "Test inputs of the tasks. The merge sees no labels.",
     "layer": "One layer of the SuperNet, and the plain layer that it folds into.",
     "training": "Reconstruction loss on the unlabeled pictures during training.",
     "accuracy": "Test accuracy. Per task, the right head is given. Joint is the argmax over all heads.",
@@ -49,14 +50,20 @@ def scores(recipe: Recipe, records: Sequence[dict]) -> pd.DataFrame:
 def drawn(recipe: Recipe, records: Sequence[dict], originals: Sequence[Original]) -> dict[str, Figure]:
     """The figures of a report by name."""
     found = scores(recipe, records)
-    made = {"tasks": figures.pictures({o.name: o.task.test()[0] for o in originals}), "layer": figures.layer_diagram(),
-            "accuracy": _accuracy(found, originals)}
+    made = {"tasks": _tasks(originals), "layer": figures.layer_diagram(), "accuracy": _accuracy(found, originals)}
     curves = [History(**curve) for r in records for curve in r.get("curves", [])]
     if curves:
         made["training"] = figures.histories(curves[:CURVES]).figure
     if recipe.sweep:
         made["sweep"] = _swept(recipe, records)
     return made
+
+
+def _tasks(originals: Sequence[Original]) -> Figure:
+    """Test pictures or texts of every task. Token ids of a vocabulary of your own are shown as bytes all the same."""
+    if all(original.task.channels for original in originals):
+        return figures.pictures({o.name: o.task.test()[0] for o in originals})
+    return figures.texts({o.name: decode(o.task.test()[0][:8]) for o in originals})
 
 
 def _accuracy(found: pd.DataFrame, originals: Sequence[Original]) -> Figure:

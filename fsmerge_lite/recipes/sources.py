@@ -17,9 +17,11 @@ from ..architectures import architecture, build, describe
 from ..engine.images import Calibration
 from ..models import Original
 from ..tasks.calibration import calibration
+from ..tasks.embedded import KNOWN, task
 from ..tasks.originals import DATA, load_original
 from ..tasks.pictures import folder_task, torchvision_task, unlabeled_task
-from ..tasks.task import EMBEDDED, Task, task
+from ..tasks.task import Task
+from ..tasks.texts import text_task
 from .entries import OriginalEntry
 from .recipe import Recipe, RecipeError, nearest
 
@@ -65,7 +67,7 @@ def _original(recipe: Recipe, given: OriginalEntry) -> Original:
     own = _task(recipe, given, original)
     original.task = own or original.task
     if original.task is None:
-        raise RecipeError("the pictures of its task are not known; give task, folder or torchvision")
+        raise RecipeError("the pictures of its task are not known; give task, folder, torchvision or texts")
     original.name = given.name or original.name or original.task.name
     _check(original)
     return original.eval()
@@ -140,13 +142,15 @@ def fill(make, state: dict[str, torch.Tensor], path: str) -> nn.Module:
 
 def _task(recipe: Recipe, given: OriginalEntry, original: Original) -> Task | None:
     """The task that an entry names; None: it names none."""
-    channels, *sides = architecture(original.backbone).input_shape(original.backbone)
-    size = given.size or sides[0]
+    shape = architecture(original.backbone).input_shape(original.backbone)
+    size, channels = given.size or shape[-1], shape[0] if shape[1:] else 0
     if given.task:
-        if given.task not in EMBEDDED:
-            raise RecipeError(f"there is no embedded task {given.task!r}{nearest(given.task, EMBEDDED)}. There are "
-                              f"{', '.join(EMBEDDED)}; pictures of your own: folder")
+        if given.task not in KNOWN:
+            raise RecipeError(f"there is no embedded task {given.task!r}{nearest(given.task, KNOWN)}. There are "
+                              f"{', '.join(KNOWN)}; pictures of your own: folder, texts: texts")
         return task(given.task, size)
+    if given.texts:
+        return text_task(place(recipe, given.texts), size, given.name, recipe.run.test_images, given.classes)
     options = {"size": size, "channels": channels, "classes": given.classes, "test_size": recipe.run.test_images,
                "transform": _transform(given, original, size)}
     if given.folder:

@@ -1,13 +1,15 @@
 """The few unlabeled images that a merge is trained on."""
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from ..engine import given
-from ..engine.images import Calibration
+from ..engine.images import Calibration, are_texts
 from .task import Task
+from .texts import edited
 
 
 def light(size: int, channels: int = 3) -> v2.Transform:
@@ -45,6 +47,7 @@ def calibration(originals: Sequence, per_task: int = 100, augmented: int = 8, se
         augmentation: of the copies. "light": random resized crop, flip, and one of grey, solarise, blur. "paper": crop
             by 4 pixels, flip, one of these, then Mixup or CutMix among the copies of a task. "none": no copies, with
             augmented=0. Or transforms of your own, one or a list, from a picture (C, H, W) in [0, 1] to another.
+            Of texts, "light" leaves out or replaces a tenth of the bytes; own transforms read token ids (T,).
 
     Raises:
         ValueError: an original without a task, or with a head of another size; numbers outside their range; more images
@@ -59,10 +62,10 @@ def calibration(originals: Sequence, per_task: int = 100, augmented: int = 8, se
         raise ValueError("calibration needs tasks with images of one size and number of channels (size= and channels= "
                          f"of folder_task and others); got {', '.join(shapes) or 'no task'}")
     if augmented:
-        change, mix = _change(augmentation, images[0].shape), augmentation == "paper"
+        change = _change(augmentation, images[0])
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms use the global generator
             torch.manual_seed(seed)
-            images = [torch.cat([x, *(_augment(x, change, mix) for _ in range(augmented))]) for x in images]
+            images = [torch.cat([x, *(change(x) for _ in range(augmented))]) for x in images]
     owner = torch.arange(len(tasks)).repeat_interleave(len(images[0]))
     return Calibration(torch.cat(images), owner, tuple(task.name for task in tasks))
 
@@ -86,6 +89,8 @@ def _drawn(task: Task, n: int, seed: int) -> Tensor:
     images = task.sample(n, seed)[0]
     if len(images) != n:
         raise ValueError(f"task {task.name!r} gave {len(images)} images, {n} were asked for")
+    if are_texts(images):
+        return images
     if not images.is_floating_point() or not images.isfinite().all():
         raise ValueError(f"task {task.name!r} gave {images.dtype} images; expected floats, none NaN or infinite")
     if images.dim() == 4 and images.abs().max() > 1 + 1e-4:
@@ -94,20 +99,34 @@ def _drawn(task: Task, n: int, seed: int) -> Tensor:
     return images
 
 
-def _change(augmentation: str | Callable | Sequence[Callable], shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """What is done to each copy, for images of a shape (n, C, H, W)."""
-    if isinstance(augmentation, str) and augmentation in ("light", "paper"):
-        return {"light": light, "paper": paper}[augmentation](shape[-1], shape[1])
+def _change(augmentation: str | Callable | Sequence[Callable], images: Tensor) -> Callable[[Tensor], Tensor]:
+    """What makes a copy of all images of a task."""
+    texts = are_texts(images)
+    if isinstance(augmentation, str) and augmentation == "light" and texts:
+        return edited
+    if isinstance(augmentation, str) and augmentation in ("light", "paper") and not texts:
+        change = {"light": light, "paper": paper}[augmentation](images.shape[-1], images.shape[1])
+        return partial(_augment, change=change, mix=augmentation == "paper")
     if isinstance(augmentation, str) and augmentation == "none":
         raise ValueError("augmentation 'none' makes no copies; give augmented=0 with it")
     own = list(augmentation) if isinstance(augmentation, list | tuple) else [augmentation]
     if not own or not all(map(callable, own)):
-        raise ValueError("augmentation must be 'light', 'paper' or 'none', or one or a list of transforms of a picture "
-                         f"in [0, 1], got {augmentation!r}")
-    return v2.Compose(own)
+        raise ValueError("augmentation must be 'light', 'paper' (of pictures) or 'none', or transforms, one or a list, "
+                         f"of a picture in [0, 1] or of a text's token ids, got {augmentation!r}")
+    return partial(_change_texts if texts else _augment, change=v2.Compose(own))
 
 
-def _augment(images: Tensor, change: Callable[[Tensor], Tensor], mix: bool) -> Tensor:
+def _change_texts(ids: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """A changed copy of each text."""
+    copies = [change(row) for row in ids]
+    for copy in copies:
+        if not isinstance(copy, Tensor) or copy.shape != ids.shape[1:] or copy.dtype != ids.dtype:
+            found = getattr(copy, "dtype", type(copy).__name__), tuple(getattr(copy, "shape", ()))
+            raise ValueError(f"the augmentation gave {found[0]} {found[1]}, expected token ids {tuple(ids.shape[1:])}")
+    return torch.stack(copies)
+
+
+def _augment(images: Tensor, change: Callable[[Tensor], Tensor], mix: bool = False) -> Tensor:
     """A changed copy of each image, which `change` sees in [0, 1]."""
     copies = []
     for image in images:

@@ -18,7 +18,7 @@ from torch import Tensor
 SIZE = 32  # pixels a side, where no other size is asked for
 
 
-def _extra(name: str, what: str) -> ModuleType:
+def extra(name: str, what: str) -> ModuleType:
     """A package that only the embedded pictures need.
 
     Raises:
@@ -96,7 +96,7 @@ FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "
 
 @functools.cache
 def _letters_atlas(side: int) -> Tensor:
-    folder = Path(_extra("matplotlib", "the fonts of the letters").get_data_path()) / "fonts" / "ttf"
+    folder = Path(extra("matplotlib", "the fonts of the letters").get_data_path()) / "fonts" / "ttf"
     fonts = [ImageFont.truetype(folder / f"{font}.ttf", 190) for font in FONTS]
     return torch.from_numpy(np.array([
         [_stamp(lambda d, c=c, f=f: d.text((128, 128), c, fill=255, font=f, anchor="mm"), side) for f in fonts]
@@ -184,7 +184,7 @@ def textures(n: int, generator: torch.Generator, size: int = SIZE) -> tuple[Tens
 @functools.cache
 def digits(size: int = SIZE) -> tuple[Tensor, Tensor]:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grown to size x size, in one fixed random order."""
-    data = _extra("sklearn.datasets", "the handwritten digits").load_digits()
+    data = extra("sklearn.datasets", "the handwritten digits").load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     grey = torch.from_numpy(data.images).float()[:, None] / 16
     images = F.interpolate(grey, (size, size), mode="bicubic", align_corners=False).clamp(0, 1) * 2 - 1

@@ -13,14 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..architectures import architecture
+from ..architectures.text import TextEncoder
 from ..architectures.vit import vit
 from ..compare.evaluation import evaluate
 from ..engine import given, processes
 from ..engine.files import check_writable, file_of
 from ..engine.fitting import Checkpoint, fit
+from ..engine.images import are_texts
 from ..models import Original, feature_size, read_original
 from .drawing import SIZE, jitter
-from .task import EMBEDDED, Task, task
+from .embedded import EMBEDDED, KNOWN, task
+from .task import Task
+from .texts import TEXTS, edited
 
 
 def _data() -> Path:
@@ -40,7 +44,7 @@ def load_originals(*names: str, retrain: bool = False, folder: str | Path | None
     """The trained models of these embedded tasks: those that ship, or made anew.
 
     Args:
-        names: of digits, letters, shapes, textures; none gives all four.
+        names: of digits, letters, shapes, textures, language, kind; none gives the first four, which read pictures.
         retrain: train by the recipe (minutes each on a CPU) and save the models under `folder`.
         folder: where the files are; by default `data/originals`, and `runs/originals` when retraining.
         progress: show a bar while training; None shows it in a terminal or notebook.
@@ -55,7 +59,7 @@ def load_originals(*names: str, retrain: bool = False, folder: str | Path | None
         for each in tasks:
             check_writable(file_of(folder / each.name))
         for each in tasks:
-            train_original(each, recipe(), progress).save(folder / each.name)
+            train_original(each, recipe(each.name), progress).save(folder / each.name)
         processes.gather()  # by now process 0 has written the last file
     return [load_original(Path(folder or DATA) / each.name) for each in tasks]
 
@@ -67,24 +71,24 @@ def load_original(path: str | Path) -> Original:
         FileNotFoundError, ValueError: no such file, or it is not whole or not of this format.
     """
     original = read_original(path)
-    if original.card.get("task") in EMBEDDED:
+    if original.card.get("task") in KNOWN:
         original.task = task(original.card["task"], original.card.get("size") or SIZE)
     return original
 
 
-def recipe() -> dict:
-    """How the shipped originals were made: architecture, seeds, steps and learning rates."""
-    return json.loads((DATA / "recipe.json").read_text())
+def recipe(name: str = "digits") -> dict:
+    """How the shipped original of a task was made: architecture, seeds, steps and learning rates."""
+    return json.loads((DATA / ("recipe_texts.json" if name in TEXTS else "recipe.json")).read_text())
 
 
 def train_original(own: Task, config: dict, progress: bool | None = None, seed: int | None = None,
                    mixture: Sequence[Task] | None = None, device: torch.device | str = "cpu",
                    checkpoint: str | Path | None = None) -> Original:
-    """Pretrain a ViT on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
+    """Pretrain a model on the mixture of all tasks from its own random initialization, then fine-tune it on `own`.
 
     Args:
         own: the task to be good at; your own folders too.
-        config: a recipe as in `data/originals/recipe.json`, from `recipe()`.
+        config: a recipe as in `data/originals/recipe.json`, from `recipe()`; with a vocab_size it is of texts.
         progress: show a bar; None shows it in a terminal or notebook.
         seed: of the initialization and the images; by default the recipe's for this task, or one made of its name.
         mixture: what to pretrain on; by default the embedded tasks that the recipe names, in its size.
@@ -92,21 +96,20 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
         checkpoint: a file name; a killed run resumes from `checkpoint`.pretrain and `checkpoint`.finetune.
 
     Raises:
-        ValueError: the task's pictures are of another size than the recipe's model reads.
+        ValueError: the task's pictures or texts are of another size than the recipe's model reads.
     """
     _check_task(own)
     if not isinstance(config, dict) or not config.keys() >= NEEDED:
         raise ValueError(f"config must be a recipe as in data/originals/recipe.json, with {', '.join(NEEDED)}; got "
                          f"{config!r}")
-    if own.size != config["architecture"]["img_size"]:
-        raise ValueError(f"{own!r} has pictures of another size than the recipe's {config['architecture']['img_size']}")
     seed = config["seeds"].get(own.name, zlib.crc32(own.name.encode())) if seed is None else seed
     given.whole(seed=seed)
     given.device(device)
     mixture = mixture or [task(name, own.size) for name in config["mixture"]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = vit(**config["architecture"])
+        backbone = (TextEncoder if "vocab_size" in config["architecture"] else vit)(**config["architecture"])
+        _check_shape(own, backbone)
         broad = nn.Linear(feature_size(backbone), sum(len(t.classes) for t in mixture))
         head = nn.Linear(feature_size(backbone), len(own.classes))
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
@@ -146,10 +149,7 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     if getattr(backbone, "num_classes", 0):
         raise ValueError(f"the backbone has a classifier of {backbone.num_classes} classes, and gets a head of its own "
                          "here; take it off with reset_classifier(0)")
-    shape = architecture(backbone).input_shape(backbone)
-    if not own.classes or (own.channels, own.size, own.size) != shape:
-        raise ValueError(f"the model reads pictures {shape} and the task needs classes; got {own!r} with "
-                         f"{own.channels} channels")
+    _check_shape(own, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(feature_size(backbone), len(own.classes))
@@ -161,6 +161,13 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     original = Original(backbone.eval(), head, own.name, own).eval()
     original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "classes": list(own.classes), **run}
     return original
+
+
+def _check_shape(own: Task, backbone: nn.Module) -> None:
+    """Refuse a task whose pictures or texts the model does not read, and one without classes."""
+    shape = architecture(backbone).input_shape(backbone)
+    if not own.classes or own.shape != shape:
+        raise ValueError(f"the model reads inputs {shape} and the task needs classes; got {own!r} with {own.shape}")
 
 
 def _check_task(own: object) -> None:
@@ -184,9 +191,14 @@ def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, see
         images, labels = [], []
         for each, offset, (x, y) in zip(tasks, offsets, pools):
             rows = torch.randint(len(x), (share,), generator=generator)
-            images.append(jitter(x[rows], generator) if each.train_size else x[rows])
+            images.append(_changed(x[rows], generator) if each.train_size else x[rows])
             labels.append(y[rows] + offset)
         own, weight = processes.share(torch.arange(share * len(tasks)))
         x, y = torch.cat(images)[own], torch.cat(labels)[own]
         return weight * F.cross_entropy(model(x.to(device)), y.to(device))
     return loss
+
+
+def _changed(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Real images or texts, which are few, each a little different from what it was."""
+    return edited(x, generator) if are_texts(x) else jitter(x, generator)

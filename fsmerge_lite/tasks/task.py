@@ -1,9 +1,7 @@
-"""Tasks: labeled pictures in [-1, 1] to train and to test on.
+"""Tasks: labeled pictures in [-1, 1], or texts as token ids, to train and to test on.
 
-Four tasks need no download (`drawing` makes their pictures): real handwritten digits, and letters, shapes and
-textures that are drawn. Each has ten classes of 3 x 32 x 32 pictures (or larger). `pictures` makes tasks of your own.
+`embedded` has those that need no download, `pictures` and `texts` make tasks of your own.
 """
-import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..engine import given
-from . import drawing
 from .drawing import SIZE
 
 Draw = Callable[[int, torch.Generator, str], tuple[Tensor, Tensor]]
@@ -20,16 +17,16 @@ Draw = Callable[[int, torch.Generator, str], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """A classification problem that pictures can be drawn from.
+    """A classification problem that pictures or texts can be drawn from.
 
     Args:
         name: what tables and figures call it.
         classes: the names of the classes; label c is `classes[c]`. None of them: the images have no labels.
-        draw: `draw(n, generator, split)` gives images (n, C, H, W) in [-1, 1] and labels (n,).
-        size: H = W in pixels.
+        draw: `draw(n, generator, split)` gives images (n, C, H, W) in [-1, 1], or token ids (n, size), and labels (n,).
+        size: H = W in pixels; the number of tokens of a text.
         test_size: how many held-out images `test()` gives.
         train_size: how many real training images there are; None where they are drawn without end.
-        channels: C of the images.
+        channels: C of the images; 0 for texts.
     """
 
     name: str
@@ -40,8 +37,13 @@ class Task:
     train_size: int | None = None
     channels: int = 3
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, (C, H, W), or of one text, (size,)."""
+        return (self.channels, self.size, self.size) if self.channels else (self.size,)
+
     def sample(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Draw `n` images (n, C, H, W) and their labels (n,); the same seed gives the same ones.
+        """Draw `n` images (n, C, H, W) or texts (n, size) and their labels (n,); the same seed gives the same ones.
 
         Raises:
             ValueError: n < 1, an unknown split, or more real images asked for than there are.
@@ -70,8 +72,9 @@ class Task:
         return self
 
     def __repr__(self) -> str:
-        grey = ", grey" if self.channels == 1 else ""
-        return f"Task({self.name!r}, {len(self.classes)} classes, {self.size} x {self.size}{grey})"
+        kinds = {0: f"texts of {self.size} tokens", 1: f"{self.size} x {self.size}, grey"}
+        inputs = kinds.get(self.channels, f"{self.size} x {self.size}")
+        return f"Task({self.name!r}, {len(self.classes)} classes, {inputs})"
 
 
 CACHE_BYTES = 2 ** 30  # of test images that are kept, over all tasks
@@ -87,47 +90,8 @@ def _test_set(task: Task) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-DIGITS_TEST = 500  # of the 1,797 real digits, held out for good
-
-
-def _draw_digits(n: int, generator: torch.Generator, split: str, size: int) -> tuple[Tensor, Tensor]:
-    images, labels = drawing.digits(size)
-    start, stop = (0, DIGITS_TEST) if split == "test" else (DIGITS_TEST, len(labels))
-    return pick(n, start, stop, generator, f"digits ({split})", lambda rows: (images[rows], labels[rows]))
-
-
-def _draw_new(n: int, generator: torch.Generator, split: str, draw: Callable, size: int) -> tuple[Tensor, Tensor]:
-    return draw(n, generator, size)
-
-
 def pick(n: int, start: int, stop: int, generator: torch.Generator, what: str, get: Callable) -> tuple[Tensor, Tensor]:
     """n of the real images start..stop, none twice."""
     if n > stop - start:
         raise ValueError(f"{what} has {stop - start} images, {n} were asked for; ask for fewer")
     return get(start + torch.randperm(stop - start, generator=generator)[:n])
-
-
-@functools.lru_cache(maxsize=32)
-def _embedded(name: str, size: int) -> Task:
-    if name == "digits":
-        return Task(name, tuple("0123456789"), functools.partial(_draw_digits, size=size), size,
-                    test_size=DIGITS_TEST, train_size=1797 - DIGITS_TEST)
-    classes, draw = {"letters": (drawing.LETTERS, drawing.letters), "shapes": (drawing.SHAPES, drawing.shapes),
-                     "textures": (tuple(drawing.TEXTURES), drawing.textures)}[name]
-    return Task(name, classes, functools.partial(_draw_new, draw=draw, size=size), size)
-
-
-EMBEDDED = {name: _embedded(name, SIZE) for name in ("digits", "letters", "shapes", "textures")}
-
-
-def task(name: str, size: int = SIZE) -> Task:
-    """The embedded task of that name, of size x size pictures: digits, letters, shapes or textures.
-
-    Raises:
-        ValueError: there is none of that name, or size < 8.
-    """
-    if name not in list(EMBEDDED):
-        raise ValueError(f"no embedded task {name!r}; there are {', '.join(EMBEDDED)}, "
-                         "and folder_task or torchvision_task for your own pictures")
-    given.whole(8, size=size)
-    return _embedded(name, size)

@@ -96,7 +96,7 @@ def test_transforms_of_ones_own():
 
 
 @pytest.mark.parametrize(("augmentation", "words"), [
-    ("heavy", "augmentation must be 'light', 'paper' or 'none', or one or a list of transforms.*got 'heavy'"),
+    ("heavy", "augmentation must be 'light', 'paper' .of pictures. or 'none', or transforms.*got 'heavy'"),
     ("none", "'none' makes no copies; give augmented=0"),
     ([], r"augmentation must be .*got \[\]"),
     ([v2.RandomHorizontalFlip(), 3], "augmentation must be"),

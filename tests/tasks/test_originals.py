@@ -7,7 +7,7 @@ import torch
 
 import fsmerge_lite as fsm
 from fsmerge_lite.tasks import originals
-from fsmerge_lite.tasks.task import EMBEDDED
+from fsmerge_lite.tasks.embedded import EMBEDDED
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -34,7 +34,7 @@ def short_recipe(monkeypatch):
     recipe = originals.recipe()
     recipe["architecture"] |= {"dim": 16, "depth": 1, "num_heads": 2}
     recipe["pretrain"]["steps"], recipe["finetune"]["steps"] = 3, 40
-    monkeypatch.setattr(originals, "recipe", lambda: recipe)
+    monkeypatch.setattr(originals, "recipe", lambda name: recipe)
     return recipe
 
 
@@ -63,7 +63,7 @@ def test_training_on_a_task_of_ones_own(short_recipe, tmp_path):
     one, two = (fsm.train_original(own, short_recipe, seed=s) for s in (1, 2))
     assert one.head.out_features == 2 and one.card["seed"] == 1
     assert not torch.allclose(one.backbone.cls_token, two.backbone.cls_token)
-    with pytest.raises(ValueError, match="another size than the recipe's 32"):
+    with pytest.raises(ValueError, match=r"the model reads inputs \(3, 32, 32\) and the task needs classes; got"):
         fsm.train_original(fsm.Task("big", ("a",), draw, size=64), short_recipe)
 
 

@@ -14,7 +14,7 @@ import fsmerge_lite as fsm
 from fsmerge_lite.engine.images import Calibration
 from fsmerge_lite.tasks import drawing
 from fsmerge_lite.tasks import task as task_module
-from fsmerge_lite.tasks.task import EMBEDDED
+from fsmerge_lite.tasks.embedded import EMBEDDED
 
 
 @pytest.mark.parametrize("task", EMBEDDED.values(), ids=EMBEDDED)

@@ -16,8 +16,9 @@ from ...engine.modules import MLP
 from ...layers import SuperLinear
 from ...matrices import Merge, Unmerge
 from ...supernet import SuperNet
+from ...tasks.embedded import task
 from ...tasks.originals import Original
-from ...tasks.task import Task, task
+from ...tasks.task import Task
 from .parts import bare, bracket, canvas, chain
 
 CELL = 0.36  # inches for one entry of a matrix

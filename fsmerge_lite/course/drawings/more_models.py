@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from ...architectures.vit import vit
 from ...bench import results as tables
 from ...bench.palette import GREEN, GREY, MERGED, MODELS, style_of
-from ...tasks.task import EMBEDDED
+from ...tasks.embedded import EMBEDDED
 from .parts import arrow, bare, box, canvas
 from .results import OURS
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from ...bench import figures, results, runner
 from ...bench.palette import DARK, GREEN, GREY, MARKERS, MODELS
 from ...supernet import SuperNet
+from ...tasks.embedded import task
 from ...tasks.originals import DATA
-from ...tasks.task import Task, task
+from ...tasks.task import Task
 from . import parts
 
 STARTS = {"first": "from model 1", "subspaces": "from the fitted start"}

@@ -12,8 +12,8 @@ from scipy.stats import t as student_t
 from ...bench import results as tables
 from ...bench import runner
 from ...bench.palette import DARK, GREY, LEARNED, MERGED, METHODS, MODELS, style_of
+from ...tasks.embedded import EMBEDDED, task
 from ...tasks.originals import DATA
-from ...tasks.task import EMBEDDED, task
 from .parts import arrow, bare, canvas, chain
 
 FOLDER = DATA.parents[1] / "benchmarks" / "results"  # what this project has measured

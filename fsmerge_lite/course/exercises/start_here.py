@@ -9,8 +9,8 @@ from ...compare.baselines import average, ensemble
 from ...compare.evaluation import evaluate
 from ...models import Merged, Original
 from ...supernet import SuperNet
+from ...tasks.embedded import EMBEDDED
 from ...tasks.originals import load_originals
-from ...tasks.task import EMBEDDED
 from .testing import Exercise
 
 # ---------------------------------------------------------------- joint_accuracy

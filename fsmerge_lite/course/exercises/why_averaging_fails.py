@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from ...tasks.task import task
+from ...tasks.embedded import task
 from .testing import Exercise
 
 Layers = list[tuple[Tensor, Tensor]]
