@@ -39,6 +39,7 @@ class Experiment:
 
 
 FOUR = ("digits", "letters", "shapes", "textures")
+TEXTS = ("language", "kind")
 STARTS = {"ridge": (1e-3, 3e-3, 3e-2, 0.1), "floor": (0.0, 0.1, 0.5, 1.0), "inner_off_task": (0.0, 0.01, 0.05),
           "off_task": (0.0, 0.1, 0.5), "corrected": (False,)}  # one change at a time from the start's own settings
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
@@ -62,6 +63,23 @@ def lowdata(small: bool = False) -> Experiment:
         "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
     }
     return Experiment([SMALL] if small else cells, methods)
+
+
+def text(small: bool = False) -> Experiment:
+    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds."""
+    cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(3), (16, 100), permutations(TEXTS))]
+    return Experiment([replace(SMALL, tasks=TEXTS)] if small else cells, lowdata().methods)
+
+
+def text_sweep(small: bool = False) -> Experiment:
+    """Learning rates for texts, with and without edited copies, on labeled training texts of a seed of their own."""
+    cells = [Cell(TEXTS, 16, 3, total=total, validate=True) for total in (800, 16)]
+    rates = (1e-3, 2e-3, 4e-3)
+    methods = {**{f"distillation {lr:g}": distillation(lr) for lr in rates},
+               **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (*rates, 8e-3)},
+               "start, untrained": fs_merge(globally=False),
+               **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in rates}}
+    return Experiment([replace(SMALL, tasks=TEXTS, validate=True)] if small else cells, methods)
 
 
 def rivals(small: bool = False) -> Experiment:
@@ -206,4 +224,5 @@ def widths(small: bool = False) -> Experiment:
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
     experiment.__name__: experiment
-    for experiment in (lowdata, rivals, ablation, sweep, many, longer, widths, room, heads)}
+    for experiment in (lowdata, rivals, ablation, sweep, many, longer, widths, room, heads, text,
+                       text_sweep)}

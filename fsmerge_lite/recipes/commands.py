@@ -13,6 +13,7 @@ import timm
 import torch
 
 from ..architectures import architecture
+from ..architectures.text import TextEncoder
 from ..architectures.vit import vit
 from ..bench.experiments import EXPERIMENTS
 from ..bench.machine import doctor, pick_device
@@ -25,7 +26,8 @@ from ..models import Original, load_merged
 from ..tasks.embedded import EMBEDDED, KNOWN, task
 from ..tasks.originals import load_originals, train_on
 from ..tasks.pictures import folder_task, torchvision_task
-from ..tasks.texts import TEXTS
+from ..tasks.task import Task
+from ..tasks.texts import TEXTS, VOCABULARY, text_task
 from .export import export
 from .merging import merge
 from .recipe import Recipe, describe_entries, read_recipe, recipe_of
@@ -143,15 +145,16 @@ def exporting(given: argparse.Namespace) -> None:
 
 
 def add_train_original(commands) -> None:
-    options = commands.add_parser("train-original", help="train a model of your own on your own pictures")
+    options = commands.add_parser("train-original", help="train a model of your own on your own pictures or texts")
     pictures = options.add_mutually_exclusive_group(required=True)
     pictures.add_argument("--folder", help="of pictures: train/CLASS/*, test/CLASS/*, or CLASS/*")
     pictures.add_argument("--torchvision", metavar="NAME", help="a data set of torchvision, such as MNIST")
-    pictures.add_argument("--task", choices=list(EMBEDDED), help="an embedded task")
+    pictures.add_argument("--texts", help="a folder of texts, one a line: train/CLASS.txt and test/CLASS.txt")
+    pictures.add_argument("--task", choices=list(KNOWN), help="an embedded task")
     options.add_argument("--root", help="the folder of torchvision's data set")
     options.add_argument("--timm", metavar="NAME", help="a timm VisionTransformer (default: a small one)")
     options.add_argument("--pretrained", action="store_true", help="begin with timm's own weights")
-    options.add_argument("--size", type=int, help="pixels a side (default: what the timm model reads, or 32)")
+    options.add_argument("--size", type=int, help="pixels a side, tokens of a text (default: timm's own, or 32)")
     options.add_argument("--steps", type=int, default=2000, help="(default: %(default)s)")
     options.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
     options.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
@@ -170,6 +173,22 @@ def training(given: argparse.Namespace) -> None:
     whole(8, size=size)
     whole(seed=given.seed)
     torch.manual_seed(given.seed)
+    find = _text_model if given.texts or given.task in TEXTS else _picture_model
+    backbone, own = find(given, size)
+    original = train_on(own, backbone, given.steps, given.lr, given.batch_size, seed=given.seed,
+                        device=pick_device(given.device), checkpoint=f"{given.out}.training")
+    original.save(given.out)
+    Path(f"{given.out}.training").unlink(missing_ok=True)
+    print(f"{original.name}: {original.card['accuracy']:.1f} % on its test set; written: {file_of(given.out)}")
+
+
+def _text_model(given: argparse.Namespace, size: int) -> tuple[torch.nn.Module, Task]:
+    if given.timm:
+        raise ValueError(f"timm's {given.timm} reads pictures; for texts leave --timm out")
+    return TextEncoder(VOCABULARY, size), text_task(given.texts, size) if given.texts else task(given.task, size)
+
+
+def _picture_model(given: argparse.Namespace, size: int) -> tuple[torch.nn.Module, Task]:
     if given.timm:
         check_timm(given.timm)
         options = {} if given.size is None else {"img_size": given.size}
@@ -182,11 +201,7 @@ def training(given: argparse.Namespace) -> None:
     channels, size, _ = architecture(backbone).input_shape(backbone)
     own = (task(given.task, size) if given.task else folder_task(given.folder, size, channels=channels)
            if given.folder else torchvision_task(given.torchvision, given.root or ".", size, channels=channels))
-    original = train_on(own, backbone, given.steps, given.lr, given.batch_size, seed=given.seed,
-                        device=pick_device(given.device), checkpoint=f"{given.out}.training")
-    original.save(given.out)
-    Path(f"{given.out}.training").unlink(missing_ok=True)
-    print(f"{original.name}: {original.card['accuracy']:.1f} % on its test pictures; written: {file_of(given.out)}")
+    return backbone, own
 
 
 def add_originals(commands) -> None:

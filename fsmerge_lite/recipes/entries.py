@@ -61,7 +61,7 @@ def choice(default: str | None, what: str, names: Sequence[str]):
     return entry(default, what, f"one of {', '.join(names)}", lambda v: isinstance(v, str) and v in names, names)
 
 
-def texts(default: tuple | None, what: str, names: Sequence[str] = ()):
+def list_of_texts(default: tuple | None, what: str, names: Sequence[str] = ()):
     """A list of texts."""
     expected = "a list of texts, none twice" + (f", each one of: {'; '.join(names)}" if names else "")
 
@@ -109,7 +109,7 @@ class OriginalEntry:
     root: str | None = text(None, "the folder of that data set")
     download: bool = flag(False, "let torchvision fetch it")
     unlabeled: str | None = text(None, "a folder of pictures without classes, to merge on instead of the task's")
-    classes: tuple[str, ...] | None = texts(None, "names of the classes in the order of the head's outputs")
+    classes: tuple[str, ...] | None = list_of_texts(None, "names of the classes in the order of the head's outputs")
     mean: tuple[float, ...] | None = numbers("of the pictures it was trained on, a number a channel; default: timm's")
     std: tuple[float, ...] | None = numbers("likewise", positive=True)
     size: int | None = whole(None, "pixels a side, tokens of a text; by default what the model reads", 8)

@@ -19,8 +19,8 @@ from .entries import (
     SuperNetEntry,
     TrainingEntry,
     choice,
+    list_of_texts,
     table,
-    texts,
 )
 
 try:
@@ -54,7 +54,7 @@ class Recipe:
 
     originals: tuple[OriginalEntry, ...]
     method: str = choice("fitted", "the defaults of what follows: ours, or the published method", tuple(METHODS))
-    baselines: tuple[str, ...] = texts(("average", "distillation"), "what it is held against", BASELINES)
+    baselines: tuple[str, ...] = list_of_texts(("average", "distillation"), "what it is held against", BASELINES)
     calibration: CalibrationEntry = field(default_factory=CalibrationEntry)
     supernet: SuperNetEntry = field(default_factory=SuperNetEntry)
     start: StartEntry = field(default_factory=StartEntry)

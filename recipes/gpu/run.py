@@ -39,8 +39,8 @@ from fsmerge_lite.bench.methods import (
     without_images,
 )
 from fsmerge_lite.engine.files import file_of, write_whole
-from fsmerge_lite.tasks.originals import train_original
 from fsmerge_lite.tasks.embedded import EMBEDDED
+from fsmerge_lite.tasks.originals import train_original
 from fsmerge_lite.tasks.task import Task
 
 HERE = Path(__file__).resolve().parent
