@@ -149,6 +149,9 @@ def _task(recipe: Recipe, given: OriginalEntry, original: Original) -> Task | No
             raise RecipeError(f"there is no embedded task {given.task!r}{nearest(given.task, KNOWN)}. There are "
                               f"{', '.join(KNOWN)}; pictures of your own: folder, texts: texts")
         return task(given.task, size)
+    if bool(channels) == bool(given.texts) and (given.texts or given.folder or given.torchvision or given.unlabeled):
+        raise RecipeError("its model reads pictures, so give folder or torchvision, not texts" if channels else
+                          "its model reads texts, so give texts, not folder, torchvision or unlabeled")
     if given.texts:
         return text_task(place(recipe, given.texts), size, given.name, recipe.run.test_images, given.classes)
     options = {"size": size, "channels": channels, "classes": given.classes, "test_size": recipe.run.test_images,
