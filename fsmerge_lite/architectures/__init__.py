@@ -23,8 +23,9 @@ def architecture(model: nn.Module) -> Architecture:
     for known in ARCHITECTURES:
         if known.owns(model):
             return known
-    raise TypeError("a backbone must be timm's VisionTransformer, transformers' BertModel (`bert` of a model with a "
-                    f"head), or fsmerge_lite's TextEncoder or MLP, got {type(model).__name__}")
+    parts = "; give its parts, Original(model.bert, model.classifier)" if hasattr(model, "bert") else ""
+    raise TypeError("a backbone must be fsmerge_lite's MLP or TextEncoder, transformers' BertModel or timm's "
+                    f"VisionTransformer, got {type(model).__name__}{parts}")
 
 
 def describe(backbone: nn.Module) -> dict:

@@ -16,7 +16,7 @@ from .methods import cell_of
 # The number that an experiment varies, and the label of its axis. A method's name may end in " @ number".
 VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
           "room": ("width", "width of the merged model"),
-          "longer": ("steps", "training steps")}
+          "longer": ("steps", "training steps"), "text_sweep": ("total", "texts a task, with edited copies")}
 MAIN = "FS-Merge (fitted)"
 RIVALS = ("distillation", "distillation, same time", "FS-Merge (paper)", "align, orthogonal, then regmean",
           "FS-Merge (fitted), untrained")
@@ -160,7 +160,7 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     by, label = VARIED.get(name, ("images", "real images a task"))
     means, drawn = summary(records, by), {}
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
-    if name in ("lowdata", *VARIED):
+    if name in ("lowdata", *VARIED) and name != "text_sweep":
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
     if name == "rivals":
         text += f"\n{comparisons(records, MAIN, LENT)}\n\n{by_merge(records)}\n"
@@ -176,6 +176,11 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
         text += f"\n{comparisons(records, MAIN, RIVALS)}\n\n{by_merge(records)}\n"
         orders = both_orders(records, ("distillation", "FS-Merge (paper)", MAIN))
         drawn |= {} if orders.empty else {"orders": figures.panels(orders)}
+    elif name == "text":
+        text += f"\n{comparisons(records, MAIN, RIVALS)}\n\nModel 1 stands first.\n"
+        text += f"\n{by_merge(records, ordered=True)}\n"
+        panels = means.swaplevel().rename(lambda images: f"{images} texts a task", level=0)
+        drawn["bars"] = figures.bar_panels(panels, "%.1f", 6)
     elif name == "many":
         tasks = by_task(records, (MAIN, "FS-Merge (fitted), in sequence", "distillation, same time"))
         text += "\nAccuracy on each task after the merge of so many models:\n\n"

@@ -115,7 +115,8 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
         model = nn.Sequential(backbone, classifier).train().to(device)
         settings = dict(config[phase])
-        loss = classification(model, tasks, settings.pop("batch_size"), seed=1 + seed)
+        set_dropout(model, settings.pop("dropout", 0.0))
+        loss = classification(model, tasks, settings.pop("batch_size"), 1 + seed, settings.pop("edits", 0.1))
         run = {"phase": phase, "seed": seed, "tasks": [repr(t) for t in tasks], **config[phase]}
         fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings,
             checkpoint=checkpoint and Checkpoint(f"{checkpoint}.{phase}", run, model))
@@ -178,8 +179,19 @@ def _check_task(own: object) -> None:
     own.test()
 
 
-def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int) -> Callable[[int], Tensor]:
-    """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side."""
+def set_dropout(model: nn.Module, chance: float) -> None:
+    """Let all dropout of a model but that of attention leave out this part; in eval mode there is none."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and not name.endswith("attn_drop"):
+            module.p = chance
+
+
+def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, seed: int, edits: float = 0.1
+                   ) -> Callable[[int], Tensor]:
+    """The cross entropy of a step, on a batch drawn in equal parts from the tasks, all their classes side by side.
+
+    Real pictures are turned and shifted a little, and the part `edits` of a text's bytes is edited.
+    """
     offsets = [sum(len(t.classes) for t in tasks[:i]) for i in range(len(tasks))]
     share, pools, device = batch_size // len(tasks), [], next(model.parameters()).device
 
@@ -191,7 +203,7 @@ def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, see
         images, labels = [], []
         for each, offset, (x, y) in zip(tasks, offsets, pools):
             rows = torch.randint(len(x), (share,), generator=generator)
-            images.append(_changed(x[rows], generator) if each.train_size else x[rows])
+            images.append(_changed(x[rows], generator, edits) if each.train_size else x[rows])
             labels.append(y[rows] + offset)
         own, weight = processes.share(torch.arange(share * len(tasks)))
         x, y = torch.cat(images)[own], torch.cat(labels)[own]
@@ -199,6 +211,6 @@ def classification(model: nn.Module, tasks: Sequence[Task], batch_size: int, see
     return loss
 
 
-def _changed(x: Tensor, generator: torch.Generator) -> Tensor:
+def _changed(x: Tensor, generator: torch.Generator, edits: float) -> Tensor:
     """Real images or texts, which are few, each a little different from what it was."""
-    return edited(x, generator) if are_texts(x) else jitter(x, generator)
+    return edited(x, generator, edits) if are_texts(x) else jitter(x, generator)

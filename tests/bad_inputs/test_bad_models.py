@@ -54,7 +54,7 @@ CASES = [  # a name, what is called with what is `Given`, words of the refusal
      "act_layer must be a class, such as torch.nn.GELU, got GELU"),
     # Original
     ("Original, text", lambda g: fsm.Original("vit_tiny"),
-     "a backbone must be fsmerge_lite's MLP or timm's VisionTransformer, got str"),
+     "a backbone must be fsmerge_lite's MLP or TextEncoder, transformers' BertModel or timm's Vision"),
     ("Original, None", lambda g: fsm.Original(None), "timm's VisionTransformer, got NoneType"),
     ("Original, Linear", lambda g: fsm.Original(nn.Linear(3, 3)), "timm's VisionTransformer, got Linear"),
     ("Original, state", lambda g: fsm.Original(model().state_dict()), "got OrderedDict"),
@@ -189,7 +189,7 @@ CASES = [  # a name, what is called with what is `Given`, words of the refusal
     ("calibration, seed nan", lambda g: fsm.calibration(g.pair, 4, 0, seed=NAN),
      "seed must be a whole number >= 0, got nan"),
     ("calibration, augmentation", lambda g: fsm.calibration(g.pair, 4, 1, augmentation="heavy"),
-     "augmentation must be 'light', 'paper' or 'none'"),
+     "augmentation must be 'light', 'paper' (of pictures) or 'none'"),
     ("calibration, normalized", lambda g: fsm.calibration([made("bad", scale=2.5)], 4, 0), "bring them to [-1, 1]"),
     # the start
     ("start, net", lambda g: fsm.fit_subspaces(g.a, g.images),

@@ -181,7 +181,8 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
 
 
-@pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep"])
+@pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep",
+                                  "text", "text_sweep"])
 def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
@@ -190,8 +191,9 @@ def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     text = results.write_results(name, records, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == text and f"bench {name}" in text
     figures = {"lowdata": ["images"], "many": ["forgetting", "k"], "longer": ["steps"],
-               "widths": ["width"], "room": ["kept"], "sweep": [], "rivals": [], "heads": []}
-    assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"{name}-{figure}.png" for figure in figures[name]]
+               "widths": ["width"], "room": ["kept"], "text": ["bars"]}
+    expected = [f"{name}-{figure}.png" for figure in figures.get(name, [])]
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == expected
 
 
 def test_the_ablation_runs_small(tmp_path):
@@ -242,11 +244,11 @@ def test_committed_records_are_whole_and_their_tables_say_what_they_say(name):
     by, _ = results.VARIED.get(name, ("images", ""))
     text = file.with_suffix(".md").read_text()
     assert results.table(results.summary(records, by)) in text
-    if name in ("lowdata", "rivals"):
-        others = results.RIVALS if name == "lowdata" else results.LENT
+    if name in ("lowdata", "rivals", "text"):
+        others = results.LENT if name == "rivals" else results.RIVALS
         assert results.comparisons(records, results.MAIN, others) in text
-    if name in ("lowdata", "rivals", "heads"):
-        assert results.by_merge(records, ordered=name == "heads") in text
+    if name in ("lowdata", "rivals", "heads", "text"):
+        assert results.by_merge(records, ordered=name in ("heads", "text")) in text
     if name == "room":
         assert results.markdown(results.kept_of(records)) in text
     if name == "many":

@@ -241,7 +241,7 @@ def test_a_model_with_a_head_is_told_what_to_give():
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
                                      intermediate_size=8)
-    with pytest.raises(TypeError, match="BertModel .`bert` of a model with a head.*BertForSequenceClassification"):
+    with pytest.raises(TypeError, match="got BertForSequenceClassification; give its parts, Original"):
         fsm.Original(transformers.BertForSequenceClassification(config))
     whole = transformers.BertForSequenceClassification(config).eval()
     original, ids = fsm.Original(whole.bert, whole.classifier), torch.tensor([[1, 2, 3, 0]])

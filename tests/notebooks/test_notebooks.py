@@ -25,6 +25,7 @@ BOUNDS = {
     "11_full_algorithm": (23, 2),
     "12_more_models_and_widths": (28, 2),
     "13_your_own_models": (22, 6),
+    "14_text_transformers": (20, 3),
 }
 
 

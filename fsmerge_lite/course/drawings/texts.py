@@ -1,5 +1,6 @@
 """The drawings of lesson 14: texts as token ids, where the norm stands, and what a norm does to two shares."""
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,6 +10,10 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ...bench.palette import BLUE, DARK, GREY, ORANGE, PINK
+from ...engine import statistics
+from ...engine.images import Calibration
+from ...start import fit_subspaces
+from ...supernet import SuperNet
 from ...tasks.texts import BYTE, PAD, START, decode, encode
 from .parts import arrow, bare, box, canvas
 
@@ -90,3 +95,9 @@ def samples(rows: dict[str, Tensor]) -> Figure:
         ax.set_title(name, loc="left", color=color, weight="bold")
         ax.set_axis_off()
     return figure
+
+
+def start_with_padding(net: SuperNet, images: Calibration) -> SuperNet:
+    """The fitted start as it would be if padding counted like any other token."""
+    with patch.object(statistics, "weighed", lambda weights, counted: weights):
+        return fit_subspaces(net, images)
