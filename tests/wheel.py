@@ -14,6 +14,7 @@ package = Path(fsm.__file__).resolve().parent
 assert package.is_relative_to(Path(sys.prefix).resolve()), f"{package} is not the installed package"
 assert DATA.is_relative_to(package), f"the originals at {DATA} are not the wheel's"
 assert [original.name for original in fsm.load_originals()] == ["digits", "letters", "shapes", "textures"]
+assert fsm.load_originals("kind")[0].card["accuracy"] > 70
 
 example = re.search(r"## In Python\n\n```python\n(.*?)```", Path(sys.argv[1]).read_text(), re.S).group(1)
 names: dict = {}

@@ -23,18 +23,17 @@ class TextEncoder(nn.Module):
         vocab_size: token ids go from 0 to vocab_size - 1.
         max_length: of a text in tokens, T <= max_length.
         dim, depth, num_heads, mlp_ratio: width of the stream, number of blocks, heads in each, hidden units over dim.
-        proj_drop: dropout in the blocks, for training.
     """
 
     def __init__(self, vocab_size: int, max_length: int = 32, dim: int = 96, depth: int = 4, num_heads: int = 4,
-                 mlp_ratio: float = 4.0, proj_drop: float = 0.0):
+                 mlp_ratio: float = 4.0):
         super().__init__()
         given.whole(1, vocab_size=vocab_size, max_length=max_length, depth=depth)
         given.multiple(dim=dim, num_heads=num_heads)
         self.max_length, self.num_features = max_length, dim
         self.token_embed = nn.Embedding(vocab_size, dim)
         self.pos_embed = nn.Parameter(torch.empty(1, max_length, dim))
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, True, proj_drop=proj_drop) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
         self.norm = LayerNorm(dim)
         for table in (self.token_embed.weight, self.pos_embed):
             nn.init.trunc_normal_(table, std=0.02)

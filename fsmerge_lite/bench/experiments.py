@@ -151,7 +151,7 @@ def sweep(small: bool = False) -> Experiment:
 
 def ablation(small: bool = False) -> Experiment:
     """Each idea on its own: one change at a time, in what is trained, in the start and in the rivals."""
-    cells = [Cell(tasks, images, seed) for seed in range(2)
+    cells = [Cell(tasks, images, seed) for seed in range(3)
              for tasks, images in ((("letters", "digits"), 16), (("shapes", "textures"), 100))]
     fitted = partial(fs_merge, shared=True)
     start = partial(fs_merge, globally=False)

@@ -88,7 +88,8 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
 
     Args:
         own: the task to be good at; your own folders too.
-        config: a recipe as in `data/originals/recipe.json`, from `recipe()`; with a vocab_size it is of texts.
+        config: a recipe as in `data/originals/recipe.json`, from `recipe()`. With a vocab_size it is of texts. A phase
+            may have `dropout` and `edits`, see `set_dropout` and `classification`.
         progress: show a bar; None shows it in a terminal or notebook.
         seed: of the initialization and the images; by default the recipe's for this task, or one made of its name.
         mixture: what to pretrain on; by default the embedded tasks that the recipe names, in its size.
@@ -115,7 +116,8 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
         model = nn.Sequential(backbone, classifier).train().to(device)
         settings = dict(config[phase])
-        set_dropout(model, settings.pop("dropout", 0.0))
+        if "dropout" in settings:
+            set_dropout(model, settings.pop("dropout"))
         loss = classification(model, tasks, settings.pop("batch_size"), 1 + seed, settings.pop("edits", 0.1))
         run = {"phase": phase, "seed": seed, "tasks": [repr(t) for t in tasks], **config[phase]}
         fit(model.parameters(), loss, name=f"{own.name}: {phase}", progress=progress, **settings,

@@ -21,7 +21,7 @@ from .task import Task, pick
 START, BYTE = 1, 2
 VOCABULARY = BYTE + 256
 LENGTH = 32  # tokens of a text, where no other length is asked for
-TESTED = 2000  # test texts of an embedded task
+TESTED = 1000  # test texts of an embedded task
 
 # All in Latin script. Names in the languages of the second list are never seen in training.
 LANGUAGES = ("cs", "de", "en", "es", "fi", "fr", "hu", "id", "it", "nl", "pl", "pt", "ro", "sv", "tr", "vi")

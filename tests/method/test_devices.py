@@ -9,6 +9,7 @@ from torch.utils import backend_registration
 
 if not hasattr(backend_registration, "_DummyBackendModule"):
     pytest.skip("this version of torch has no backends in Python", allow_module_level=True)
+from models_for_tests import LENGTH, VOCABULARY, texts
 from second_device import NAME, register
 
 import fsmerge_lite as fsm
@@ -105,11 +106,25 @@ def wider_and_in_sequence(device):
     return answers(net.fold(), device)
 
 
+def of_texts(device):
+    """The fitted start, training with inner features, RegMean and alignment, with padding in most texts."""
+    torch.manual_seed(0)
+    pair, images = [fsm.TextEncoder(VOCABULARY, LENGTH, 16, 2, 2).eval().to(device) for _ in range(2)], texts(32)
+    images = fsm.Calibration(images, torch.arange(32) % 2)
+    net = fsm.fit_subspaces(fsm.SuperNet(pair, rank=2), images)
+    fsm.train_global(net, images, depths=(1,), off_task=0.2, **HOW)
+    with torch.no_grad():
+        made = [model.features(images.images.to(device))
+                for model in (net.fold(), fsm.regmean(pair, images), fsm.align(pair, images))]
+    return torch.cat([f for features in made for f in features]).cpu().double()
+
+
 @pytest.mark.parametrize("what", [
     *(partial(baseline, name) for name in ("ensemble", "average", "slerp", "regmean", "align")),
     *(partial(distilled, precision) for precision in ("fp32", "bf16")),
     *(partial(untrained, start) for start in ("first", "average", "random", "subspaces")),
-    trained_globally, trained_locally, recomputed, explicit, wider_and_in_sequence],
+    trained_globally, trained_locally, recomputed, explicit, wider_and_in_sequence,
+    of_texts],
     ids=lambda f: " ".join([f.func.__name__, *f.args]) if isinstance(f, partial) else f.__name__)
 def test_the_same_numbers_as_on_the_cpu(run, what):
     there, here = (run(what, device) for device in (NAME, "cpu"))

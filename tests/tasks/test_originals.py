@@ -7,18 +7,18 @@ import torch
 
 import fsmerge_lite as fsm
 from fsmerge_lite.tasks import originals
-from fsmerge_lite.tasks.embedded import EMBEDDED
+from fsmerge_lite.tasks.embedded import EMBEDDED, KNOWN
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", KNOWN)
 def test_shipped_originals(name):
     original, = fsm.load_originals(name)
     assert original.name == name and original.task is fsm.task(name)
     assert not original.training and not any(p.requires_grad for p in original.parameters())
     accuracy = fsm.evaluate(original, [original.task]).mean
-    assert accuracy >= 95
+    assert accuracy >= (95 if name in EMBEDDED else 75)
     assert original.card["accuracy"] == pytest.approx(accuracy, abs=0.5)
-    assert original.card["recipe"] == originals.recipe()
+    assert original.card["recipe"] == originals.recipe(name)
     assert (originals.DATA / f"{name}.safetensors").stat().st_size < 3e6
 
 
@@ -47,6 +47,26 @@ def test_retraining(tmp_path, short_recipe):
     torch.testing.assert_close(twin.state_dict(), model.state_dict())  # the recipe is the whole of it
 
 
+def test_an_original_of_texts_is_made_by_its_recipe(tmp_path, monkeypatch):
+    recipe = originals.recipe("kind")
+    recipe["architecture"] |= {"dim": 16, "depth": 1, "num_heads": 2}
+    recipe["pretrain"]["steps"], recipe["finetune"]["steps"] = 3, 60
+    classify = originals.classification
+    edits = []
+
+    def noted(model, tasks, batch_size, seed, chance):
+        edits.append((chance, {m.p for name, m in model.named_modules()
+                               if isinstance(m, torch.nn.Dropout) and not name.endswith("attn_drop")}))
+        return classify(model, tasks, batch_size, seed, chance)
+    monkeypatch.setattr(originals, "classification", noted)
+    model = fsm.train_original(fsm.task("kind"), recipe, progress=False)
+    assert edits == [(0.1, {0.1}), (0.2, {0.2})]  # of both phases, as the recipe says
+    assert isinstance(model.backbone, fsm.TextEncoder) and model.head.out_features == 5
+    assert model.card["accuracy"] > 35  # always naming the most frequent kind: 37
+    model.save(tmp_path / "kind")
+    assert fsm.load_original(tmp_path / "kind").task is fsm.task("kind")
+
+
 def test_training_learns(short_recipe):
     short_recipe["finetune"]["steps"] = 250
     model = fsm.train_original(fsm.task("textures"), short_recipe)
@@ -72,8 +92,8 @@ def test_a_killed_training_resumes(short_recipe, tmp_path, monkeypatch):
     whole = fsm.train_original(fsm.task("textures"), short_recipe)
     honest, steps = originals.classification, []
 
-    def killed(model, tasks, batch_size, seed):
-        loss = honest(model, tasks, batch_size, seed)
+    def killed(model, tasks, batch_size, seed, edits):
+        loss = honest(model, tasks, batch_size, seed, edits)
 
         def step(number):
             steps.append(number)

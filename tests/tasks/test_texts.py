@@ -71,7 +71,7 @@ def test_labels_are_what_babel_says():
 def test_embedded_tasks(name):
     task = fsm.task(name)
     ids, labels = task.test()
-    assert ids.shape == (2000, LENGTH) and ids.dtype == torch.int64 and task.shape == (LENGTH,)
+    assert ids.shape == (1000, LENGTH) and ids.dtype == torch.int64 and task.shape == (LENGTH,)
     assert (ids[:, 0] == START).all() and labels.unique().numel() == len(task.classes)
     assert task.train_size > 10_000 and repr(task) == f"Task({name!r}, {len(TEXTS[name])} classes, texts of 32 tokens)"
     again = task.sample(50, seed=3)

@@ -307,7 +307,7 @@ def _classes(ax: Axes, each: Task, percent: Sequence[float]) -> None:
 
 
 def ablation() -> pd.DataFrame:
-    """What is trained from the fitted start -> accuracy in percent, mean and standard deviation of two seeds."""
+    """What is trained from the fitted start -> accuracy in percent, mean and standard deviation of three seeds."""
     records = runner.load_records(DATA.parent.parent / "benchmarks" / "results" / "ablation.json")
     means, columns = results.summary(records).loc[["start", *TRAINED]], {}
     for images, tasks in ((16, "letters, digits"), (100, "shapes, textures")):
@@ -322,7 +322,7 @@ def ablation() -> pd.DataFrame:
 
 
 def ablation_means() -> pd.DataFrame:
-    """The same as plain numbers: columns `mean` (per task) and `joint`, means of both pairs and both seeds."""
+    """The same as plain numbers: columns `mean` (per task) and `joint`, means of both pairs and three seeds."""
     records = runner.load_records(DATA.parent.parent / "benchmarks" / "results" / "ablation.json")
     means = results.summary(records)[["mean", "joint"]].groupby(level=0).mean()
     return means.rename(index=TRAINED)

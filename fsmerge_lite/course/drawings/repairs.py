@@ -103,7 +103,7 @@ def ablation(records: Sequence[dict]) -> Figure:
         change = (table[column] - table[column].loc["start"]).loc[list(VARIANTS)]
         for marker, tasks in zip(MARKERS, dict.fromkeys(rows["tasks"])):
             for j, seed in enumerate(change[tasks]):
-                ax.plot(change[tasks, seed], np.arange(len(change)) + 0.12 * (2 * j - 1), ls="", color=DARK,
+                ax.plot(change[tasks, seed], np.arange(len(change)) + 0.2 * (j - 1), ls="", color=DARK,
                         marker=marker, ms=5, mfc="white", label=tasks if not j else None)
         ax.plot(change.mean(axis=1), range(len(change)), ls="", color=DARK, marker="|", ms=16, mew=3, label="mean")
         ax.axvline(0, color=DARK, lw=1)

@@ -3,12 +3,14 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ...bench.figures import bar_panels
 from ...bench.palette import BLUE, DARK, GREY, ORANGE, PINK
 from ...engine import statistics
 from ...engine.images import Calibration
@@ -101,3 +103,9 @@ def start_with_padding(net: SuperNet, images: Calibration) -> SuperNet:
     """The fitted start as it would be if padding counted like any other token."""
     with patch.object(statistics, "weighed", lambda weights, counted: weights):
         return fit_subspaces(net, images)
+
+
+def merged_texts(means: pd.DataFrame) -> Figure:
+    """Bars of a summary with index (method, texts a task): a panel for each number of texts."""
+    titles = {number: f"{number} texts a task" for number in means.index.unique(1)}
+    return bar_panels(means.swaplevel().rename(titles, level=0), "%.0f", 6)
