@@ -14,6 +14,7 @@ from ..compare.rotation import align_orthogonal
 from .methods import (
     DEPTHS,
     LR_ALL,
+    LR_DISTILL_TEXT,
     LR_HINTS,
     OFF_TASK,
     Cell,
@@ -66,19 +67,25 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def text(small: bool = False) -> Experiment:
-    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds."""
-    cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(3), (16, 100), permutations(TEXTS))]
-    return Experiment([replace(SMALL, tasks=TEXTS)] if small else cells, lowdata().methods)
+    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, two seeds."""
+    cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(2), (16, 100), permutations(TEXTS))]
+    methods = lowdata().methods | {
+        "distillation": distillation(LR_DISTILL_TEXT),
+        "distillation, same time": distillation(LR_DISTILL_TEXT, as_long_as="FS-Merge (fitted)"),
+    }
+    return Experiment([replace(SMALL, tasks=TEXTS)] if small else cells, methods)
 
 
 def text_sweep(small: bool = False) -> Experiment:
     """Learning rates for texts, with and without edited copies, on labeled training texts of a seed of their own."""
     cells = [Cell(TEXTS, 16, 3, total=total, validate=True) for total in (800, 16)]
-    rates = (1e-3, 2e-3, 4e-3)
+    rates, quiet = (1e-3, 2e-3, 4e-3), {"off_task": 0.0, "inner_off_task": 0.0}
     methods = {**{f"distillation {lr:g}": distillation(lr) for lr in rates},
                **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (*rates, 8e-3)},
                "start, untrained": fs_merge(globally=False),
-               **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in rates}}
+               **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in rates},
+               "start, untrained, no off-task": fs_merge(globally=False, start=quiet),
+               "FS-Merge, shared 0.002, no off-task": fs_merge(shared=True, off_task=0.0, start=quiet)}
     if small:
         return Experiment([replace(SMALL, tasks=TEXTS, validate=True)], _some(methods))
     return Experiment(cells, methods)

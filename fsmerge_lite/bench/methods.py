@@ -29,6 +29,7 @@ from .machine import pick_device
 BATCH = 64
 LR_DISTILL, LR_FIRST, LR_PAPER, LR_SUBSPACES, OFF_TASK = 2e-3, 4e-3, 4e-3, 2e-3, 0.2
 LR_ALL, LR_HINTS = 1e-3, 4e-3  # of all weights from the subspaces' start, and of distillation with inner features
+LR_DISTILL_TEXT = 1e-3  # of distillation on texts, in `text_sweep`
 DEPTHS = (1, 2, 3)  # of the inner features
 
 

@@ -16,15 +16,15 @@ from ...engine import statistics
 from ...engine.images import Calibration
 from ...start import fit_subspaces
 from ...supernet import SuperNet
-from ...tasks.texts import BYTE, PAD, START, decode, encode
+from ...tasks.texts import BYTE, PAD, START, decode, edited, encode
 from .parts import arrow, bare, box, canvas
 
 
-def token_rows(texts: Sequence[str], length: int) -> Figure:
-    """Texts as rows of tokens: the id in each cell, above it what it stands for; padding is grey."""
-    figure, ax = canvas(length, len(texts) * 1.3, (10, 0.72 * len(texts)))
+def token_rows(ids: Tensor) -> Figure:
+    """Token ids (n, length) as rows: the id in each cell, above it what it stands for; padding is grey."""
+    figure, ax = canvas(ids.shape[1], len(ids) * 1.3, (10, 0.72 * len(ids)))
     ax.set_ylim(-0.1, None)
-    for y, row in enumerate(reversed(encode(texts, length).tolist())):
+    for y, row in enumerate(reversed(ids.tolist())):
         for x, token in enumerate(row):
             color = GREY if token == PAD else PINK if token == START else BLUE
             ax.add_patch(Rectangle((x + 0.04, 1.3 * y), 0.92, 0.7, fc=color + "55", ec=color))
@@ -37,6 +37,13 @@ def _meaning(token: int) -> str:
     named = {PAD: "pad", START: "start"}
     byte = token - BYTE
     return named.get(token) or (chr(byte) if byte < 128 else f"{byte:02X}")
+
+
+def copies(text: str = "Łódź", part: float = 0.1) -> Figure:
+    """A text and three edited copies of it; `part` of the bytes is edited, with bytes of two other texts."""
+    ids = encode([text, "Österreich", "Rumania"], 14)
+    generator = torch.Generator().manual_seed(0)
+    return token_rows(torch.stack([ids[0], *(edited(ids, generator, part)[0] for _ in range(3))]))
 
 
 def pre_and_post_norm() -> Figure:
