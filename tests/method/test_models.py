@@ -187,7 +187,7 @@ def test_an_interrupted_save_leaves_the_old_files_whole(tmp_path, monkeypatch):
 
 
 def test_unknown_kind_and_small_mlp():
-    with pytest.raises(ValueError, match="kind 'mlp' or 'vit', got 'cnn'"):
+    with pytest.raises(ValueError, match="kind 'vit' or 'mlp' or 'text' or 'bert', got 'cnn'"):
         fsm.build({"kind": "cnn"})
     with pytest.raises(ValueError, match="at least an input and one layer"):
         fsm.MLP((3,))
