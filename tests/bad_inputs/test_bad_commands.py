@@ -60,7 +60,7 @@ CASES = [  # the command, and words of what it says
     ("export {folder}/run.pt", "a saved model is one .safetensors file, which"),
     ("export {folder}/net.safetensors", "holds 'fsmerge_lite.SuperNet', expected 'fsmerge_lite.Merged'"),
     ("export {folder}/merged.safetensors --out {folder}/file", "file cannot be written ("),
-    ("train-original --out x", "one of the arguments --folder --torchvision --task is required"),
+    ("train-original --out x", "one of the arguments --folder --torchvision --texts --task is required"),
     ("train-original --task digits", "the following arguments are required: --out"),
     ("train-original --task cats --out x", "argument --task: invalid choice: 'cats'"),
     ("train-original --task digits --folder a --out x", "not allowed with argument --task"),
