@@ -114,7 +114,7 @@ def train_original(own: Task, config: dict, progress: bool | None = None, seed: 
         broad = nn.Linear(feature_size(backbone), sum(len(t.classes) for t in mixture))
         head = nn.Linear(feature_size(backbone), len(own.classes))
     for phase, classifier, tasks in (("pretrain", broad, mixture), ("finetune", head, [own])):
-        model = nn.Sequential(backbone, classifier).train().to(device)
+        model = _Classifier(backbone, classifier).train().to(device)
         settings = dict(config[phase])
         if "dropout" in settings:
             set_dropout(model, settings.pop("dropout"))
@@ -155,8 +155,8 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     _check_shape(own, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(feature_size(backbone), len(own.classes))
-    model = nn.Sequential(backbone, head).train().to(device)
+        head = nn.Linear(feature_size(backbone), len(own.classes)).to(next(backbone.parameters()))
+    model = _Classifier(backbone, head).train().to(device)
     settings = {"steps": steps, "lr": lr, "weight_decay": weight_decay, "precision": precision}
     run = {"seed": seed, "tasks": [repr(own)], "batch_size": batch_size, **settings}
     fit(model.parameters(), classification(model, [own], batch_size, seed=1 + seed), name=own.name, progress=progress,
@@ -164,6 +164,14 @@ def train_on(own: Task, backbone: nn.Module, steps: int = 2000, lr: float = 1e-3
     original = Original(backbone.eval(), head, own.name, own).eval()
     original.card = {"accuracy": round(evaluate(original, [own]).mean, 2), "classes": list(own.classes), **run}
     return original
+
+
+class _Classifier(nn.Sequential):
+    """A backbone and a head: logits (B, classes). BERT itself gives more than features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        backbone, head = self
+        return head(architecture(backbone).run(backbone, x))
 
 
 def _check_shape(own: Task, backbone: nn.Module) -> None:

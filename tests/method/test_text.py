@@ -9,6 +9,7 @@ from torch import nn
 
 import fsmerge_lite as fsm
 from fsmerge_lite.architectures import architecture, describe, graph_of, reads
+from fsmerge_lite.architectures.text import first_positions
 from fsmerge_lite.compare.alignment import undo
 from fsmerge_lite.compare.rotation import rotated
 from fsmerge_lite.engine.statistics import sensitivity
@@ -28,6 +29,14 @@ def own_forward(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 def calibration(k: int = 2, each: int = 24) -> fsm.Calibration:
     return fsm.Calibration(texts(k * each), torch.arange(k).repeat_interleave(each))
+
+
+def test_positions_begin_such_that_only_their_distance_counts():
+    rows = first_positions(12, 48)
+    products = rows @ rows.T
+    for distance in range(12):
+        assert products.diagonal(distance).std(unbiased=False) < 1e-4 * products[0, 0]
+    assert not torch.allclose(rows, first_positions(12, 48))  # two models begin in different directions
 
 
 @every_kind

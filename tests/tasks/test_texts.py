@@ -3,13 +3,16 @@ import zlib
 
 import pytest
 import torch
+from models_for_tests import berts
 
 import fsmerge_lite as fsm
 from fsmerge_lite.tasks.texts import (
+    BROAD,
     BYTE,
     KINDS,
     LANGUAGES,
     LENGTH,
+    MANY,
     PAD,
     START,
     TEXTS,
@@ -37,15 +40,15 @@ def test_a_text_is_its_bytes():
 
 
 def test_no_test_text_is_a_training_text_of_either_task():
-    found = {name: examples(name) for name in TEXTS}
-    train = set().union(*(found[name]["train"] for name in TEXTS))
+    found = {name: examples(name) for name in (*TEXTS, *BROAD)}
+    train = set().union(*(each["train"] for each in found.values()))
     for name in TEXTS:
         assert not train & set(found[name]["test"])
         assert set(found[name]["train"].values()) == set(found[name]["test"].values()) == set(TEXTS[name])
 
 
 def test_things_are_held_out_and_languages_too():
-    assert not set(LANGUAGES) & set(UNSEEN)
+    assert not set(MANY) & set(UNSEEN) and set(LANGUAGES) < set(MANY) and len(set(MANY)) == len(MANY)
     trained = {text for language in LANGUAGES for kind, key, text in names(language) if not held_out(kind, key)}
     for language in ("de", "vi"):
         for kind, key, text in names(language):
@@ -145,6 +148,8 @@ def test_text_files(folder):
     assert own.shape == (4,) and (own.sample(3)[0] == 1).all()
     original = fsm.train_on(task, fsm.TextEncoder(VOCABULARY, LENGTH, 16, 1, 2), steps=30, lr=3e-3, progress=False)
     assert original.card["accuracy"] > 70  # cats or dogs
+    bert, = berts([16], vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
+    assert fsm.train_on(task, bert, steps=2, progress=False).head.out_features == 2
 
 
 @pytest.mark.parametrize("change, error, match", [
