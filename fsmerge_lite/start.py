@@ -23,8 +23,9 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 10. The output: U_out,i = LS_i(f_i; mean f_i, off_task).
 
 M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form.
+`post_norm` says what is different where the stream itself passes through norms, as in BERT.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
@@ -68,8 +69,9 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
 
     Returns the net: `fold()` already gives a working model, and `train_global` goes on from there. Raises ValueError
     for images of another number of tasks, a number outside its range, fewer heads than originals, heads smaller than
-    an original's, or norms that mix the shares: on the stream itself, on q and k, or inside attention and MLP.
+    an original's, or norms that mix the shares: on q and k, inside attention and MLP, or before the first block.
     """
+    from .post_norm import PostNormStart  # builds on this file
     same_tasks(net, images)
     given.shares(heads, len(net.originals))
     given.number(above=True, ridge=ridge)
@@ -80,18 +82,19 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
                 "corrected": corrected, "heads": heads and list(heads)}
     check_shares(net)
     net.architecture.check_inputs(net.backbones[0], to_device(images.images[:1], next(net.parameters())))
-    for name in net.norms:  # the norms' bias, one everywhere, is a constant that U can read: an affine fit
-        net.body.get_parameter(name).fill_(1.0)
-    _Start(net, images, batch_size, settings).run(progress)
+    kind = PostNormStart if net.graph.post_norm else Start
+    kind(net, images, batch_size, settings).run(progress)
     net.provenance = [{"init": "subspaces", "seed": net.seed, "images": images.hash(), **settings}]
     return net
 
 
 def check_shares(net: SuperNet) -> None:
     """Refuse what cannot be shared out."""
+    after_layers = {layer.norm for layer in net.graph.layers}
     for vector in net.graph.norms:
-        if vector.role != "norm" or net.graph.spaces[vector.space].kind != "residual":
-            raise ValueError(f"{vector.name.rpartition('.')[0]} is a norm that mixes the channels of different "
+        norm, on_stream = vector.name.rpartition(".")[0], net.graph.spaces[vector.space].kind == "residual"
+        if norm not in after_layers and (vector.role != "norm" or not on_stream):
+            raise ValueError(f"{norm} is a norm that mixes the channels of different "
                              "originals, which subspaces keep apart; start with init='first'")
     for name, heads, unit in [(name, s.heads, s.unit) for name, s in net.graph.spaces.items() if s.kind == "heads"]:
         if heads < len(net.originals):
@@ -103,12 +106,13 @@ def check_shares(net: SuperNet) -> None:
                                  "need heads at least as large: start with init='first'")
 
 
-class _Start:
+class Start:
     """The fit of one SuperNet. A layer is fitted when its input arrives: in one run, and in trials for line 9."""
 
     def __init__(self, net: SuperNet, images: Calibration, batch_size: int, settings: dict):
         self.net, self.batch_size, self.settings = net, batch_size, SimpleNamespace(**settings)
         self.like, self.k = next(net.parameters()), len(net.originals)
+        self._begin_norms()
         self.merged = net.fold().backbone  # layers still to come do not matter to those before
         self.gated = self.settings.inner_off_task and activation(net.config)()(torch.tensor(OFF)).abs() < 0.3
         self.own, self.heads = [to_device(images.of(i), self.like) for i in range(self.k)], self.settings.heads
@@ -118,6 +122,11 @@ class _Start:
             self._measure(backbone, x)
         if net.graph.residual:
             self._share_stream(net.graph.residual.size)
+
+    def _begin_norms(self) -> None:
+        """The norms' bias, one everywhere, is a constant that U can read: an affine fit."""
+        for name in self.net.norms:
+            self.net.body.get_parameter(name).fill_(1.0)
 
     def _measure(self, backbone: nn.Module, images: Tensor) -> None:
         """Lines 1 and 2 of an original, and E_i x x^T of all that is picked from and, normalized, of the stream."""
@@ -130,9 +139,16 @@ class _Start:
         found = statistics.sensitivity(backbone, features, places, some, counted)
         self.channels.append({place: channels for place, (_, channels) in found.items()})
         self.weights.append({place: (1 - floor) * t + floor for place, (t, _) in found.items()})
-        picked = [layer.name for layer in layers if layer.reads and layer.reads != self.net.graph.output]
-        moments = statistics.second_moments(backbone, features, picked, norms, batches, self.weights[-1], counted)
-        self.moments.append(moments | {"stream": sum(moments[norm] for norm in norms)})
+        moments_of = partial(statistics.second_moments, backbone, features, batches=batches, weights=self.weights[-1],
+                             counted=counted)
+        self.moments.append(self._moments_of_reads(moments_of, list(norms)))
+
+    def _moments_of_reads(self, moments_of: Callable[..., dict], norms: Sequence[str]) -> dict[str | None, Tensor]:
+        """E w x x^T of what layers pick from, by place, and of what the norms give, as "stream"."""
+        output = self.net.graph.output
+        picked = [layer.name for layer in self.net.graph.layers if layer.reads and layer.reads != output]
+        moments = moments_of(picked, norms)
+        return moments | {"stream": sum(moments[norm] for norm in norms)}
 
     def _shares(self, size: int, given: Sequence[float] | None = None) -> list[Tensor]:
         """Who gets which of `size` places, at least one each: as `given`, or a merge of two counts twice."""
@@ -154,7 +170,8 @@ class _Start:
         own, merged, graph = self.own, torch.cat(self.own), self.net.graph
         for name, self.through in tqdm(through_merged.items(), desc="subspaces", disable=hidden_bar(progress)):
             self.layers = {layer.name: layer for layer in graph.layers if f"{layer.name}.".startswith(f"{name}.")}
-            self.places = [*self.layers, *(layer.adds_to for layer in self.layers.values() if layer.adds_to)]
+            self.places = [place for layer in self.layers.values()
+                           for place in (layer.name, layer.adds_to, layer.norm) if place]
             reads = [inputs_of(backbone, self.places, partial(through[name], x, counted))
                      for backbone, through, x, counted in zip(self.net.backbones, segments, own, self.counted)]
             heads = max((graph.spaces[s].heads for layer in self.layers.values() for s in layer.writes), default=1)
@@ -171,13 +188,15 @@ class _Start:
         with watching(self.merged, self.places, partial(self._arrives, reads, counted, {})):
             return self.through(merged, None if counted[0] is None else torch.cat(list(counted)))
 
-    def _divided(self, name: str, heads: int, reads: Reads, merged: Tensor) -> list[int]:
-        """Line 9: the number of heads of every original in block `name`, found on a few images."""
+    def _divided(self, name: str, heads: int, reads: Reads, merged: Tensor) -> list[int] | None:
+        """Line 9: the number of heads of every original in block `name`, found on a few images. None: equal shares."""
+        after = dict(pairwise(self.net.graph.residual.seen)).get(name)  # what reads the stream next
+        if after is None:  # the features are the stream
+            return None
         few, parts = [a_few(len(x), FEW) for x in self.own], merged.split([len(x) for x in self.own])
         reads = [{place: x[at] for place, x in read.items()} for read, at in zip(reads, few)]
         merged = torch.cat([x[at] for x, at in zip(parts, few)])
         counted = [None if each is None else each[at] for each, at in zip(self.counted, few)]
-        after = dict(pairwise(self.net.graph.residual.seen))[name]  # what reads the stream next
 
         def errors(numbers: list[int]) -> list[float]:
             self.heads, found = numbers, []
@@ -209,11 +228,15 @@ class _Start:
         """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""
         target, sizes = reads[i][layer.name], [len(read[layer.name]) for read in reads]
         if layer.adds_to:
-            target = F.linear(target, self.net.backbones[i].get_submodule(layer.name).weight)
-        if layer.adds_to and self.settings.corrected:
-            target = torch.cat([seen[layer.adds_to].split(sizes)[i], reads[i][layer.adds_to] + target], -1)
+            target = self._after(i, layer, reads[i])
+            merged = seen[layer.adds_to].split(sizes)[i]
+            target = torch.cat([merged, target], -1) if self.settings.corrected else target - reads[i][layer.adds_to]
         weights = statistics.weighed(self.weights[i][layer.name], counted)
         return Moments.of(seen[layer.name].split(sizes)[i], target, weights, self.batch_size)
+
+    def _after(self, i: int, layer: Layer, read: Mapping[str | None, Tensor]) -> Tensor:
+        """z_i + W_i x_i: the stream of original i after a layer that adds to it, without the layer's bias."""
+        return read[layer.adds_to] + F.linear(read[layer.name], self.net.backbones[i].get_submodule(layer.name).weight)
 
     def _fit(self, i: int, moments: Sequence[Moments], rows: Tensor, off_task: float, off: Tensor | None = None,
              directions: Tensor | None = None) -> Tensor:

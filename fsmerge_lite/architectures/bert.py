@@ -1,13 +1,14 @@
 """Hugging Face's `BertModel`, of which nothing is changed: transformers' own forward runs, on token ids alone.
 
-BERT is post-norm: after each attention and each MLP, the stream itself passes through a norm, x <- LN(x + f(x)). So
-nothing keeps the originals' shares of the stream apart, and the fitted start does not apply. Queries, keys and values
-are layers of their own. Positions and token types are added to the stream; the M of the word embeddings takes them.
+BERT is post-norm: after each attention and each MLP, the stream itself passes through a norm, x <- LN(x + f(x)). What
+the fitted start makes of that is in `post_norm`. Queries, keys and values are layers of their own. Positions and token
+types are added to the stream; the M of the word embeddings takes them.
 """
+import torch
 from torch import Tensor, nn
 
 from ..engine import given
-from .graph import Architecture, Graph, Layer, Space, Vector
+from .graph import Architecture, Graph, Layer, Segment, Space, Vector
 
 STREAM, POOLED = "stream", "pooled"
 TOKENS = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
@@ -58,10 +59,9 @@ class Berts(Architecture):
         config, pooled = model.config, model.pooler is not None
         names = [f"encoder.layer.{b}" for b in range(config.num_hidden_layers)]
         dim, heads = config.hidden_size, config.num_attention_heads
-        seen = (*(f"{name}.attention" for name in names), *(["pooler"] if pooled else []))
+        seen = (*names, "pooler") if pooled else tuple(names)
         spaces = {STREAM: Space(STREAM, "residual", dim, 1, "", seen, 0.5)}
-        layers = [Layer("embeddings.word_embeddings", None, (STREAM,), "embedding")]
-        norms = ["embeddings.LayerNorm"]
+        layers = [Layer("embeddings.word_embeddings", None, (STREAM,), "embedding", norm="embeddings.LayerNorm")]
         for name in names:
             qk, v, hidden, attention = f"{name}.qk", f"{name}.v", f"{name}.hidden", f"{name}.attention"
             spaces[qk] = Space(qk, "heads", dim, heads, group=attention, growth=0.25)
@@ -69,15 +69,17 @@ class Berts(Architecture):
             spaces[hidden] = Space(hidden, "hidden", config.intermediate_size, seen=(f"{name}.output.dense",))
             written = {"query": qk, "key": qk, "value": v}
             layers += [Layer(f"{attention}.self.{part}", STREAM, (space,)) for part, space in written.items()]
-            layers += [Layer(f"{attention}.output.dense", v, (STREAM,)),
+            layers += [Layer(f"{attention}.output.dense", v, (STREAM,), adds_to=attention,
+                             norm=f"{attention}.output.LayerNorm"),
                        Layer(f"{name}.intermediate.dense", STREAM, (hidden,)),
-                       Layer(f"{name}.output.dense", hidden, (STREAM,))]
-            norms += [f"{attention}.output.LayerNorm", f"{name}.output.LayerNorm"]
+                       Layer(f"{name}.output.dense", hidden, (STREAM,), adds_to=f"{name}.intermediate",
+                             norm=f"{name}.output.LayerNorm")]
         if pooled:
             spaces[POOLED] = Space(POOLED, "hidden", dim, seen=("",))
             layers.append(Layer("pooler.dense", STREAM, (POOLED,)))
         vectors = [Vector(name, STREAM, "token") for name in TOKENS]
-        vectors += [Vector(f"{norm}.{part}", STREAM, "on_stream") for norm in norms for part in ("weight", "bias")]
+        vectors += [Vector(f"{norm}.{part}", STREAM, "on_stream") for norm in (layer.norm for layer in layers)
+                    if norm for part in ("weight", "bias")]
         return Graph(spaces, tuple(layers), tuple(vectors), POOLED if pooled else STREAM,
                      {b: f"{name}.attention.self.query" for b, name in enumerate(names)})
 
@@ -91,6 +93,18 @@ class Berts(Architecture):
     def counted(self, model: nn.Module, x: Tensor) -> Tensor:
         return x != model.config.pad_token_id
 
+    def segments(self, model: nn.Module) -> dict[str, Segment]:
+        """From ids to tokens; the blocks; from tokens to features."""
+        blocks = {f"encoder.layer.{b}": lambda x, counted, block=block: block(x, seen_by_all(x, counted))
+                  for b, block in enumerate(model.encoder.layer)}
+        pool = model.pooler or (lambda x: x[:, 0])
+        return {"embeddings": lambda ids, _: model.embeddings(ids), **blocks, "": lambda x, _: pool(x)}
+
     def run(self, model: nn.Module, x: Tensor) -> Tensor:
         found = model(input_ids=x, attention_mask=self.counted(model, x).long())
         return found.last_hidden_state[:, 0] if model.pooler is None else found.pooler_output
+
+
+def seen_by_all(x: Tensor, counted: Tensor) -> Tensor:
+    """What is added to the scores of attention, (B, 1, 1, T): nothing for tokens that count, (B, T)."""
+    return x.new_zeros(counted.shape).masked_fill(~counted, torch.finfo(x.dtype).min)[:, None, None]

@@ -67,6 +67,7 @@ class Layer:
     writes: tuple[str, ...]  # all of one size
     kind: str = "linear"  # one of `layers.KINDS`
     adds_to: str | None = None  # the module that reads the residual stream before this layer's output is added to it
+    norm: str | None = None  # in a post-norm model: the norm that the stream passes through next
 
     @property
     def axis(self) -> int:
@@ -102,6 +103,11 @@ class Graph:
     def residual(self) -> Space | None:
         """The residual stream, where there is one."""
         return next((space for space in self.spaces.values() if space.kind == "residual"), None)
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether the stream itself passes through a norm after each layer that writes to it."""
+        return any(layer.norm for layer in self.layers)
 
     @property
     def norms(self) -> list[Vector]:

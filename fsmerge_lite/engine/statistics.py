@@ -47,6 +47,8 @@ def sensitivity(model: nn.Module, features: Forward, places: Collection[str], ba
 
 def _relative(sums: Tensor, times: Tensor) -> Tensor:
     """Means (T,) of what was counted so many `times`, (T,) or (), over the mean of all. What never was is zero."""
+    if not sums.dim():  # what is read there has no tokens
+        return torch.ones_like(sums)
     sums, times = sums + torch.finfo(torch.float64).tiny, times.to(sums.device).expand_as(sums)
     return sums * times.sum() / (times.clamp(min=1) * sums.sum())
 
@@ -103,6 +105,18 @@ def least_squares(parts: Sequence[tuple[float, Tensor, Tensor]], ridge: float) -
     """
     gram, cross = (sum(part[0] * part[i] for part in parts) for i in (1, 2))
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), cross).T
+
+
+def straight_lines(u: Tensor, t: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes and intercepts (d,) of the lines from u to t, both (n, T, d), of every channel for itself.
+
+    Weighted least squares, with weights (T,) or (n, T). A channel in which u is constant has slope 0.
+    """
+    u, t, w = u.double(), t.double(), (weights / weights.expand(u.shape[:-1]).sum()).to(u)[..., None].double()
+    mean_u, mean_t = ((w * x).sum((0, 1)) for x in (u, t))
+    u, t = u - mean_u, t - mean_t
+    slopes = (w * u * t).sum((0, 1)) / (w * u * u).sum((0, 1)).clamp(min=torch.finfo(torch.float32).tiny)
+    return slopes, mean_t - slopes * mean_u
 
 
 def centered_directions(size: int) -> Tensor:

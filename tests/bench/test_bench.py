@@ -1,6 +1,7 @@
 """Benchmarks: what is run and what is not, and numbers by hand."""
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from fsmerge_lite.bench.methods import (
     validation,
     without_images,
 )
+from fsmerge_lite.compare.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,9 +183,15 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
 
 
+@pytest.fixture
+def few_tested(monkeypatch):
+    """100 test inputs of each task are enough for a trial."""
+    monkeypatch.setattr(runner, "evaluate", partial(evaluate, limit=100))
+
+
 @pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep",
                                   "text", "text_sweep"])
-def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
+def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path, few_tested):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
     assert [r["method"] for r in records] == list(methods)
@@ -196,7 +204,7 @@ def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.png")) == expected
 
 
-def test_the_ablation_runs_small(tmp_path):
+def test_the_ablation_runs_small(tmp_path, few_tested):
     records = runner.run("ablation", tmp_path, small=True)
     by_name = {r["method"]: r for r in records}
     trained = [by_name[f"fitted, {what}"]["trained"] for what in ("diagonal", "rank 4", "rank 32")]
