@@ -23,7 +23,7 @@ unlabeled images. This start is ours, not the paper's. In ten lines:
 10. The output: U_out,i = LS_i(f_i; mean f_i, off_task).
 
 M and U are the identity on top of it and train from there: W* = sum_i M_i (M0_i W_i U0_i) U_i, still the paper's form.
-`post_norm` says what is different where the stream itself passes through norms, as in BERT.
+`PostNormStart` says what is different where the stream itself passes through norms, as in BERT.
 """
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -71,7 +71,6 @@ def fit_subspaces(net: SuperNet, images: Calibration, ridge: float = 1e-2, off_t
     for images of another number of tasks, a number outside its range, fewer heads than originals, heads smaller than
     an original's, or norms that mix the shares: on q and k, inside attention and MLP, or before the first block.
     """
-    from .post_norm import PostNormStart  # builds on this file
     same_tasks(net, images)
     given.shares(heads, len(net.originals))
     given.number(above=True, ridge=ridge)
@@ -228,15 +227,11 @@ class Start:
         """On the images of task i: of u*, and of x_i or, where it adds to the stream, of z* and z_i + W_i x_i."""
         target, sizes = reads[i][layer.name], [len(read[layer.name]) for read in reads]
         if layer.adds_to:
-            target = self._after(i, layer, reads[i])
-            merged = seen[layer.adds_to].split(sizes)[i]
-            target = torch.cat([merged, target], -1) if self.settings.corrected else target - reads[i][layer.adds_to]
+            target = F.linear(target, self.net.backbones[i].get_submodule(layer.name).weight)
+        if layer.adds_to and self.settings.corrected:
+            target = torch.cat([seen[layer.adds_to].split(sizes)[i], reads[i][layer.adds_to] + target], -1)
         weights = statistics.weighed(self.weights[i][layer.name], counted)
         return Moments.of(seen[layer.name].split(sizes)[i], target, weights, self.batch_size)
-
-    def _after(self, i: int, layer: Layer, read: Mapping[str | None, Tensor]) -> Tensor:
-        """z_i + W_i x_i: the stream of original i after a layer that adds to it, without the layer's bias."""
-        return read[layer.adds_to] + F.linear(read[layer.name], self.net.backbones[i].get_submodule(layer.name).weight)
 
     def _fit(self, i: int, moments: Sequence[Moments], rows: Tensor, off_task: float, off: Tensor | None = None,
              directions: Tensor | None = None) -> Tensor:
@@ -266,8 +261,8 @@ class Start:
         return unmerge
 
     def _merge(self, i: int, layer: Layer) -> Tensor:
-        """M0_i of a layer: all that one layer or one attention writes goes by the last space that it writes."""
-        own, merged = (graph.spaces[layer.writes[-1]] for graph in (self.net.graphs[i], self.net.graph))
+        """M0_i of a layer: all that one layer or one attention writes goes by the space that is read."""
+        own, merged = (graph.read_of(layer.writes[-1]) for graph in (self.net.graphs[i], self.net.graph))
         if merged.kind == "residual":
             return (self.directions[i] @ self.principal[i]).to(self.like)
         reader = next((other.name for other in self.net.graph.layers if other.reads == own.name), None)
@@ -280,3 +275,59 @@ class Start:
         matrix[share[:len(chosen), None] * wider + inside, chosen[:, None] * unit + inside] = 1.0
         spaces = (self.net.graph.spaces[space] for space in layer.writes)
         return torch.stack([(wider / unit) ** space.growth * matrix for space in spaces]).to(self.like)
+
+
+class PostNormStart(Start):
+    """The fit of one SuperNet of models whose stream itself passes through a norm after each addition.
+
+    Such a norm divides all channels by one standard deviation, over all shares, and multiplies each by its own weight.
+    So two things change:
+
+    - Line 3: a share has channels of its own, and B_i is zero elsewhere. What is written to a share has mean 0 over its
+      channels, so that a norm takes no mean away. P_i: principal directions of what is read from the stream.
+    - A norm's weight and bias at channel c of share i are the straight line from what the norm gives without them,
+      n*_c, to 1 + (B_i P_i x_i)_c, by weighted least squares on images of task i. x_i is what original i's own norm
+      gives. The 1 is a constant that U can read, and that the next norm takes away.
+
+    Two errors remain. The size of one share scales the others, in each token by another factor. And original i's norm
+    has a weight for each channel, which in the directions B_i P_i is no longer one for each.
+    """
+
+    def _begin_norms(self) -> None:
+        """They are set when their input arrives."""
+
+    def _moments_of_reads(self, moments_of: Callable[..., dict], norms: Sequence[str]) -> dict[str | None, Tensor]:
+        """E w x x^T of what layers read, by place. As "stream", of what is read from there: every place at one size."""
+        layers, stream = [layer for layer in self.net.graph.layers if layer.reads], self.net.graph.residual.name
+        moments = moments_of([layer.name for layer in layers], ())
+        read = [moments[layer.name] for layer in layers if layer.reads == stream]
+        return moments | {"stream": sum(moment / moment.trace() for moment in read)}
+
+    def _share_stream(self, size: int) -> None:
+        """P_i (s, d_i) and B_i (d*, s) of every original."""
+        self.principal, self.directions = [], []
+        for share, moments in zip(self._shares(size), self.moments):
+            principal = torch.linalg.eigh(moments["stream"]).eigenvectors.flip(1).T[:len(share) - 1]
+            directions = torch.zeros(size, len(principal)).to(principal)
+            directions[share] = statistics.centered_directions(len(share))[:, :len(principal)].to(principal)
+            self.principal.append(principal - principal.mean(1, keepdim=True))
+            self.directions.append(directions)
+
+    def _arrives(self, reads: Reads, counted: Sequence[Tensor | None], seen: dict[str, Tensor], place: str, x: Tensor
+                 ) -> None:
+        super()._arrives(reads, counted, seen, place, x)
+        if any(place == layer.norm for layer in self.layers.values()):
+            self._fit_norm(place, reads, counted, x)
+
+    def _fit_norm(self, name: str, reads: Reads, counted: Sequence[Tensor | None], x: Tensor) -> None:
+        """Weight and bias of a merged norm, at which x arrives."""
+        merged, learned = self.merged.get_submodule(name), self.net.body.get_submodule(name)
+        parts = F.layer_norm(x, x.shape[-1:], eps=merged.eps).split([len(read[name]) for read in reads])
+        for i, part in enumerate(parts):
+            own = self.directions[i].any(1)  # its channels
+            normed = self.net.backbones[i].get_submodule(name)(reads[i][name]).double()
+            target = normed @ (self.directions[i] @ self.principal[i])[own].T
+            weights = statistics.weighed(self.weights[i][name], counted[i])
+            slopes, intercepts = statistics.straight_lines(part[..., own], target, weights)
+            for norm in (merged, learned):
+                norm.weight[own], norm.bias[own] = slopes.to(self.like), intercepts.to(self.like) + 1

@@ -56,7 +56,7 @@ def test_the_method_is_small():
     lines = [path.read_text().count("\n") for path in METHOD if path.name not in FURTHER]
     further = [path.read_text().count("\n") for path in METHOD if path.name in FURTHER]
     assert len(lines) <= 12
-    assert sum(lines) <= 1820
+    assert sum(lines) <= 1910
     assert max(further) <= 180
 
 

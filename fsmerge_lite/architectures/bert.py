@@ -1,7 +1,7 @@
 """Hugging Face's `BertModel`, of which nothing is changed: transformers' own forward runs, on token ids alone.
 
 BERT is post-norm: after each attention and each MLP, the stream itself passes through a norm, x <- LN(x + f(x)). What
-the fitted start makes of that is in `post_norm`. Queries, keys and values are layers of their own. Positions and token
+the fitted start makes of that is in `start`. Queries, keys and values are layers of their own. Positions and token
 types are added to the stream; the M of the word embeddings takes them.
 """
 import torch
@@ -97,8 +97,8 @@ class Berts(Architecture):
         """From ids to tokens; the blocks; from tokens to features."""
         blocks = {f"encoder.layer.{b}": lambda x, counted, block=block: block(x, seen_by_all(x, counted))
                   for b, block in enumerate(model.encoder.layer)}
-        pool = model.pooler or (lambda x: x[:, 0])
-        return {"embeddings": lambda ids, _: model.embeddings(ids), **blocks, "": lambda x, _: pool(x)}
+        last = {"": lambda x, _: x[:, 0]} if model.pooler is None else {"pooler": lambda x, _: model.pooler(x)}
+        return {"embeddings": lambda ids, _: model.embeddings(ids), **blocks, **last}
 
     def run(self, model: nn.Module, x: Tensor) -> Tensor:
         found = model(input_ids=x, attention_mask=self.counted(model, x).long())

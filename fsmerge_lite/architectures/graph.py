@@ -104,6 +104,13 @@ class Graph:
         """The residual stream, where there is one."""
         return next((space for space in self.spaces.values() if space.kind == "residual"), None)
 
+    def read_of(self, name: str) -> Space:
+        """The space of that name or, if none reads it, the one of its group that is read: for queries that of values."""
+        space, read = self.spaces[name], {layer.reads for layer in self.layers}
+        if name in read or not space.group:
+            return space
+        return next(other for other in self.spaces.values() if other.name in read and other.group == space.group)
+
     @property
     def post_norm(self) -> bool:
         """Whether the stream itself passes through a norm after each layer that writes to it."""

@@ -35,8 +35,8 @@ class TextEncoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, max_length, dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
         self.norm = LayerNorm(dim)
-        nn.init.trunc_normal_(self.token_embed.weight, std=0.02)
-        self.pos_embed.data[0] = 0.02 * first_positions(max_length, dim)
+        for table in (self.token_embed.weight, self.pos_embed):
+            nn.init.trunc_normal_(table, std=0.02)
 
     def embed(self, ids: Tensor) -> Tensor:
         """The stream (B, T, dim) that the first block reads."""
@@ -51,16 +51,6 @@ class TextEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, seen_by_all(counted))
         return self.pool(x, counted)
-
-
-def first_positions(length: int, dim: int) -> Tensor:
-    """Waves of many lengths, (length, dim), turned by a random rotation so that no two models begin alike.
-
-    With them tokens at equal distances look alike to attention, wherever they stand.
-    """
-    turns = torch.arange(length)[:, None] * 100 ** -torch.linspace(0, 1, (dim + 1) // 2)
-    waves = torch.cat([turns.sin(), turns.cos()], 1)[:, :dim]
-    return 2 ** 0.5 * waves @ nn.init.orthogonal_(torch.empty(dim, dim))
 
 
 def seen_by_all(counted: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def text(small: bool = False) -> Experiment:
-    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, two seeds."""
-    cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(2), (16, 100), permutations(TEXTS))]
+    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds."""
+    cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(3), (16, 100), permutations(TEXTS))]
     methods = lowdata().methods | {
         "distillation": distillation(LR_DISTILL_TEXT),
         "distillation, same time": distillation(LR_DISTILL_TEXT, as_long_as="FS-Merge (fitted)"),

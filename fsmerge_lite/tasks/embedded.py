@@ -13,7 +13,7 @@ from ..engine import given
 from . import drawing
 from .drawing import SIZE
 from .task import Task, pick
-from .texts import BROAD, TEXTS, named_task
+from .texts import TEXTS, named_task
 
 DIGITS_TEST = 500  # of the 1,797 real digits, held out for good
 
@@ -45,14 +45,13 @@ KNOWN = (*EMBEDDED, *TEXTS)  # of pictures and of texts
 def task(name: str, size: int = SIZE) -> Task:
     """The embedded task of that name.
 
-    Of size x size pictures: digits, letters, shapes or textures. Of texts of `size` tokens: language or kind, and those
-    on which their originals were pretrained, see `texts.BROAD`.
+    Of size x size pictures: digits, letters, shapes or textures. Of texts of `size` tokens: language or kind.
 
     Raises:
         ValueError: there is none of that name, or size < 8.
     """
-    if name not in (*KNOWN, *BROAD):
+    if name not in KNOWN:
         raise ValueError(f"no embedded task {name!r}; there are {', '.join(KNOWN)}, and folder_task, torchvision_task "
                          "or text_task for your own pictures and texts")
     given.whole(8, size=size)
-    return named_task(name, size) if name in TEXTS | BROAD else _embedded(name, size)
+    return named_task(name, size) if name in TEXTS else _embedded(name, size)

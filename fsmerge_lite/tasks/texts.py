@@ -29,17 +29,6 @@ UNSEEN = ("af", "ca", "da", "et", "gl", "hr", "ms", "sk")
 KINDS = ("city", "currency", "language", "script", "territory")
 TEXTS = {"language": LANGUAGES, "kind": KINDS}  # the embedded tasks and their classes
 
-# What the originals are pretrained on: the same two questions about names in many more languages, none of them UNSEEN.
-MANY = (
-    *LANGUAGES,
-    "ak", "an", "ast", "az", "bew", "br", "bs", "ceb", "cy", "dsb", "ee", "eo", "eu", "fil", "fo", "frr", "fur",
-    "fy", "ga", "gaa", "gd", "gsw", "ha", "hsb", "ia", "ie", "ig", "is", "jv", "kab", "kea", "kgp", "ki", "ksh",
-    "ku", "kxv", "la", "lb", "lij", "lld", "ln", "lt", "lv", "mi", "mt", "nb", "nds", "nn", "no", "oc", "om", "pcm",
-    "qu", "rif", "rm", "sc", "scn", "se", "sl", "smn", "so", "sq", "sw", "szl", "tk", "to", "uz", "vec", "wae",
-    "wo", "xh", "yo", "yrl", "zu",
-)
-BROAD = {"language of many": MANY, "kind in many": KINDS}
-
 
 def encode(texts: Sequence[str], length: int = LENGTH) -> Tensor:
     """The token ids (n, length) of texts. Raises ValueError for an empty text, and for one that is too long."""
@@ -90,23 +79,20 @@ def held_out(kind: str, key: str) -> bool:
 
 @functools.cache
 def examples(name: str, length: int = LENGTH) -> dict[str, dict[str, str]]:
-    """The texts of an embedded task with their labels, by split; no test text of `TEXTS` is one of training.
+    """The texts of an embedded task with their labels, by split; no test text is a training text of either task.
 
-    "language" and "kind" train on names in `LANGUAGES`, the `BROAD` tasks on names in `MANY`. "kind" is tested on names
-    in the `UNSEEN` languages, the others on names of other things in the languages of their training. A name that
-    several languages share has no language, one of several kinds no kind.
+    Both train on names in `LANGUAGES`. "language" is tested on names of other things in these languages, "kind" on
+    names in the `UNSEEN` ones. A name that several languages share has no language, one of several kinds no kind.
     """
-    known, of_kind = MANY if name in BROAD else LANGUAGES, name.startswith("kind")
-    tested_in = UNSEEN if name == "kind" else known
-    rows = [(language, *row) for language in dict.fromkeys(known + tested_in) for row in names(language)
+    rows = [(language, *row) for language in LANGUAGES + UNSEEN for row in names(language)
             if len(row[-1].encode()) < length]
-    seen = {text for language, kind, key, text in rows if language in known and not held_out(kind, key)}
-    if name in BROAD:
-        seen = seen.difference(*(examples(other, length)["test"] for other in TEXTS))
+    seen = {text for language, kind, key, text in rows if language in LANGUAGES and not held_out(kind, key)}
     labels, tested = defaultdict(set), set()
     for language, kind, _, text in rows:
-        labels[text].add(kind if of_kind else language)
-        if text not in seen and language in tested_in:
+        known = language in LANGUAGES
+        if name == "kind" or known:
+            labels[text].add(kind if name == "kind" else language)
+        if text not in seen and known == (name == "language"):
             tested.add(text)
     one = {text: label for text, (label, *more) in labels.items() if not more}
     return {split: {text: one[text] for text in sorted(texts & one.keys())}
@@ -115,12 +101,12 @@ def examples(name: str, length: int = LENGTH) -> dict[str, dict[str, str]]:
 
 @functools.cache
 def named_task(name: str, length: int = LENGTH) -> Task:
-    """An embedded task of `TEXTS` or `BROAD`."""
-    classes, data = (TEXTS | BROAD)[name], {}
+    """The embedded task "language" or "kind"."""
+    data = {}
     for split, found in examples(name, length).items():
-        labels = [classes.index(label) for label in found.values()]
+        labels = [TEXTS[name].index(label) for label in found.values()]
         data[split] = encode(list(found), length), torch.tensor(labels)
-    return _task(name, classes, data, TESTED)
+    return _task(name, TEXTS[name], data, TESTED)
 
 
 Data = dict[str, tuple[Tensor, Tensor]]  # token ids and labels by split
