@@ -1,8 +1,8 @@
 """Hugging Face's `BertModel`, of which nothing is changed: transformers' own forward runs, on token ids alone.
 
-BERT is post-norm: after each attention and each MLP, the stream itself passes through a norm, x <- LN(x + f(x)). What
-the fitted start makes of that is in `start`. Queries, keys and values are layers of their own. Positions and token
-types are added to the stream; the M of the word embeddings takes them.
+BERT is post-norm: after each attention and each MLP, the stream itself passes through a norm, x <- LN(x + f(x)). So it
+has a fitted start of its own, `start.PostNormStart`. Queries, keys and values are layers of their own. Positions and
+token types are added to the stream; the M of the word embeddings takes them.
 """
 import torch
 from torch import Tensor, nn
