@@ -1,7 +1,9 @@
 """What holds of a merge of two small BERTs: python benchmarks/bert.py [--out benchmarks/results] [--models runs/bert]
 
 BERT is post-norm. The originals are two `BertModel` of transformers (width 96, 4 layers, 24 tokens), each trained from
-its own random weights on one of the two tasks of texts. They are merged in both orders. Writes bert.json and bert.md.
+its own random weights on one of the two tasks of texts. They are merged in both orders, by the methods of `text`.
+
+Writes bert.json and bert.md.
 """
 import argparse
 import json
@@ -13,35 +15,18 @@ import torch
 from transformers import BertConfig, BertModel
 
 import fsmerge_lite as fsm
-from fsmerge_lite.bench.methods import (
-    LR_DISTILL_TEXT,
-    Cell,
-    align_regmean,
-    distillation,
-    fs_merge,
-    paper,
-    untrained,
-    without_images,
-)
+from fsmerge_lite.bench.experiments import text
+from fsmerge_lite.bench.methods import Cell, fs_merge
 from fsmerge_lite.bench.runner import compare, done_of, load_records
-from fsmerge_lite.compare.baselines import average, ensemble, regmean
 from fsmerge_lite.engine.files import write_whole
 
 LENGTH = 24  # tokens of a text
 CONFIG = {"vocab_size": 258, "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
           "intermediate_size": 384, "max_position_embeddings": LENGTH, "type_vocab_size": 1}
 SEEDS = {"language": 1, "kind": 2}  # of the random weights
-METHODS = {
-    "originals (2 models)": untrained(without_images(ensemble)),
-    "average": untrained(without_images(average)),
-    "regmean": untrained(regmean),
-    "align, then regmean": untrained(align_regmean),
-    "distillation": distillation(LR_DISTILL_TEXT),
-    "FS-Merge (paper)": paper(),
-    "FS-Merge (fitted), untrained": fs_merge(globally=False),
+REFUSED = "align, orthogonal, then regmean"  # not for post-norm models
+METHODS = {name: method for name, method in text().methods.items() if name != REFUSED} | {
     "FS-Merge (fitted), untrained, no off-task": fs_merge(globally=False, start={"off_task": 0., "inner_off_task": 0.}),
-    "FS-Merge (fitted)": fs_merge(shared=True),
-    "distillation, same time": distillation(LR_DISTILL_TEXT, as_long_as="FS-Merge (fitted)"),
 }
 
 
