@@ -105,7 +105,7 @@ class Graph:
         return next((space for space in self.spaces.values() if space.kind == "residual"), None)
 
     def read_of(self, name: str) -> Space:
-        """The space of that name or, if no layer reads it, that of its group which is read: the values of queries."""
+        """The space of that name. If no layer reads it, the one of its group that is read: for queries, the values."""
         space, read = self.spaces[name], {layer.reads for layer in self.layers}
         if name in read or not space.group:
             return space
