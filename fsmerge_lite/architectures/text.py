@@ -1,9 +1,11 @@
 """A small encoder of texts, made of timm's pre-norm blocks.
 
-The first layer is a table of tokens, y = E[id], and is merged by channel: E* = sum_i E_i M_i^T. No layer of a merged
-model sees padding: attention leaves it out, and so does all that is fitted to what layers read.
+The first layer is a table with a row for each token and each place in a window, y = sum_p E[id_p, p], and is merged by
+channel: E* = sum_i E_i M_i^T. No layer of a merged model sees padding: attention leaves it out, and so does all that is
+fitted to what layers read.
 """
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -23,15 +25,19 @@ class TextEncoder(nn.Module):
         vocab_size: token ids go from 0 to vocab_size - 1.
         max_length: of a text in tokens, T <= max_length.
         dim, depth, num_heads, mlp_ratio: width of the stream, number of blocks, heads in each, hidden units over dim.
+        kernel_size: of the first layer, odd, >= 1. A convolution over one-hot tokens: a token and its neighbors each
+            add a row of the table. 1: a token is its own row.
     """
 
     def __init__(self, vocab_size: int, max_length: int = 32, dim: int = 96, depth: int = 4, num_heads: int = 4,
-                 mlp_ratio: float = 4.0):
+                 mlp_ratio: float = 4.0, kernel_size: int = 1):
         super().__init__()
-        given.whole(1, vocab_size=vocab_size, max_length=max_length, depth=depth)
+        given.whole(1, vocab_size=vocab_size, max_length=max_length, depth=depth, kernel_size=kernel_size)
         given.multiple(dim=dim, num_heads=num_heads)
-        self.max_length, self.num_features = max_length, dim
-        self.token_embed = nn.Embedding(vocab_size, dim)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}: as many neighbors before as after")
+        self.vocab_size, self.max_length, self.kernel_size, self.num_features = vocab_size, max_length, kernel_size, dim
+        self.token_embed = nn.Embedding(kernel_size * vocab_size, dim)  # place by place in the window, all tokens
         self.pos_embed = nn.Parameter(torch.empty(1, max_length, dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
         self.norm = LayerNorm(dim)
@@ -40,7 +46,10 @@ class TextEncoder(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """The stream (B, T, dim) that the first block reads."""
-        return self.token_embed(ids) + self.pos_embed[:, :ids.shape[1]]
+        around = self.kernel_size // 2
+        windows = F.pad(ids, (around, around), value=PAD).unfold(1, self.kernel_size, 1)  # (B, T, kernel_size)
+        first_rows = self.vocab_size * torch.arange(self.kernel_size, device=ids.device)
+        return self.token_embed(windows + first_rows).sum(2) + self.pos_embed[:, :ids.shape[1]]
 
     def pool(self, x: Tensor, counted: Tensor) -> Tensor:
         """The mean of the normalized tokens that count, (B, dim)."""
@@ -64,11 +73,10 @@ class Texts(Architecture):
     kind, model = "text", TextEncoder
 
     def describe(self, model: TextEncoder) -> dict:
-        vocab_size, dim = model.token_embed.weight.shape
-        block = model.blocks[0]
-        config = {"kind": "text", "vocab_size": vocab_size, "max_length": model.max_length, "depth": len(model.blocks),
-                  "embed_dim": dim, "num_heads": block.attn.num_heads,
-                  "mlp_ratio": mlp_ratio(block.mlp.fc1.out_features, dim)}
+        block, dim = model.blocks[0], model.num_features
+        config = {"kind": "text", "vocab_size": model.vocab_size, "max_length": model.max_length,
+                  "depth": len(model.blocks), "embed_dim": dim, "num_heads": block.attn.num_heads,
+                  "mlp_ratio": mlp_ratio(block.mlp.fc1.out_features, dim), "kernel_size": model.kernel_size}
         with torch.device("meta"):
             rebuilt = outline(self.build(config))
         for ours, theirs in zip(rebuilt, outline(model)):
@@ -78,7 +86,7 @@ class Texts(Architecture):
 
     def build(self, config: dict) -> TextEncoder:
         options = {name: config[name] for name in ("vocab_size", "max_length", "depth", "num_heads", "mlp_ratio")}
-        return TextEncoder(**options, dim=config["embed_dim"])
+        return TextEncoder(**options, dim=config["embed_dim"], kernel_size=config.get("kernel_size", 1))
 
     def graph(self, model: TextEncoder) -> Graph:
         return graph_of_blocks(model, Layer("token_embed", None, (STREAM,), "embedding"))
@@ -87,7 +95,7 @@ class Texts(Architecture):
         return (model.max_length,)
 
     def check_inputs(self, model: TextEncoder, x: Tensor) -> None:
-        given.token_ids(x, model.token_embed.num_embeddings, model.max_length, PAD)
+        given.token_ids(x, model.vocab_size, model.max_length, PAD)
 
     def counted(self, model: TextEncoder, x: Tensor) -> Tensor:
         return x != PAD

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from models_for_tests import LENGTH, VOCABULARY, berts, both_ways, encoders, randomised, texts
 from torch import nn
 
@@ -14,8 +15,8 @@ from fsmerge_lite.compare.alignment import undo
 from fsmerge_lite.compare.rotation import rotated
 from fsmerge_lite.engine.statistics import sensitivity, straight_lines
 
-KINDS = {"TextEncoder": encoders, "BertModel": berts, "BertModel without pooler": lambda dims, **options:
-         berts(dims, pooler=False, **options)}
+KINDS = {"TextEncoder": encoders, "TextEncoder of windows": partial(encoders, kernel_size=3), "BertModel": berts,
+         "BertModel without pooler": partial(berts, pooler=False)}
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
@@ -42,6 +43,21 @@ def test_the_graph_names_every_parameter_once(make):
         assert layer.reads is None or weight[1] == graph.spaces[layer.reads].size
         named += [f"{layer.name}.{part}" for part in ("weight", "bias") if f"{layer.name}.{part}" in shapes]
     assert sorted(named) == sorted(shapes)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_the_first_layer_is_a_convolution_over_one_hot_tokens(kernel_size):
+    model, = encoders([8], kernel_size=kernel_size)
+    weight = model.token_embed.weight.view(kernel_size, VOCABULARY, 8).permute(2, 1, 0)  # (out, in, places)
+    x = texts()
+    hot = F.pad(x, (kernel_size // 2,) * 2)  # what is next to the row is padding
+    expected = F.conv1d(F.one_hot(hot, VOCABULARY).double().mT, weight).mT + model.pos_embed
+    torch.testing.assert_close(model.embed(x), expected, rtol=0, atol=1e-12)
+
+
+def test_an_even_window_has_no_middle():
+    with pytest.raises(ValueError, match="kernel_size must be odd, got 2"):
+        fsm.TextEncoder(8, kernel_size=2)
 
 
 @every_kind
