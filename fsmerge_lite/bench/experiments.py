@@ -77,15 +77,18 @@ def text(small: bool = False) -> Experiment:
 
 
 def text_sweep(small: bool = False) -> Experiment:
-    """Learning rates for texts, with and without edited copies, on labeled training texts of a seed of their own."""
-    cells = [Cell(TEXTS, 16, 3, total=total, validate=True) for total in (800, 16)]
+    """Settings for texts, with and without edited copies, on labeled training texts of a seed of their own."""
+    cells = [Cell(tasks, images, 3, total=total, validate=True) for tasks, images, total in
+             ((TEXTS, 16, 800), (TEXTS[::-1], 100, 800), (TEXTS, 16, 16))]
     rates, quiet = (1e-3, 2e-3, 4e-3), {"off_task": 0.0, "inner_off_task": 0.0}
+    without = partial(fs_merge, shared=True, off_task=0.0, start=quiet)
     methods = {**{f"distillation {lr:g}": distillation(lr) for lr in rates},
                **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (*rates, 8e-3)},
                "start, untrained": fs_merge(globally=False),
                **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in rates},
                "start, untrained, no off-task": fs_merge(globally=False, start=quiet),
-               "FS-Merge, shared 0.002, no off-task": fs_merge(shared=True, off_task=0.0, start=quiet)}
+               **{f"FS-Merge, shared {lr:g}, no off-task": without(lr) for lr in rates},
+               "FS-Merge, shared 0.002, no off-task, no inner": without(depths=())}
     if small:
         return Experiment([replace(SMALL, tasks=TEXTS, validate=True)], _some(methods))
     return Experiment(cells, methods)
