@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 
 import fsmerge_lite as fsm
 from fsmerge_lite.bench.experiments import text
-from fsmerge_lite.bench.methods import Cell, fs_merge
+from fsmerge_lite.bench.methods import Cell
 from fsmerge_lite.bench.runner import compare, done_of, load_records
 from fsmerge_lite.engine.files import write_whole
 
@@ -25,9 +25,7 @@ CONFIG = {"vocab_size": 258, "hidden_size": 96, "num_hidden_layers": 4, "num_att
           "intermediate_size": 384, "max_position_embeddings": LENGTH, "type_vocab_size": 1}
 SEEDS = {"language": 1, "kind": 2}  # of the random weights
 REFUSED = "align, orthogonal, then regmean"  # not for post-norm models
-METHODS = {name: method for name, method in text().methods.items() if name != REFUSED} | {
-    "FS-Merge (fitted), untrained, no off-task": fs_merge(globally=False, start={"off_task": 0., "inner_off_task": 0.}),
-}
+METHODS = {name: method for name, method in text().methods.items() if name != REFUSED}
 
 
 def original(name: str, folder: Path, steps: int = 2500) -> fsm.Original:

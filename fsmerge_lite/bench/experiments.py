@@ -43,6 +43,7 @@ FOUR = ("digits", "letters", "shapes", "textures")
 TEXTS = ("language", "kind")
 STARTS = {"ridge": (1e-3, 3e-3, 3e-2, 0.1), "floor": (0.0, 0.1, 0.5, 1.0), "inner_off_task": (0.0, 0.01, 0.05),
           "off_task": (0.0, 0.1, 0.5), "corrected": (False,)}  # one change at a time from the start's own settings
+NO_OFF_TASK = {"off_task": 0.0, "inner_off_task": 0.0}  # of the start, where tasks read the same inputs
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
@@ -67,10 +68,15 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def text(small: bool = False) -> Experiment:
-    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds."""
+    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds.
+
+    Settings are those of `text_sweep`: another learning rate for distillation, no off-task terms for FS-Merge (fitted).
+    """
     cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(3), (16, 100), permutations(TEXTS))]
     methods = lowdata().methods | {
         "distillation": distillation(LR_DISTILL_TEXT),
+        "FS-Merge (fitted), untrained": fs_merge(globally=False, start=NO_OFF_TASK),
+        "FS-Merge (fitted)": fs_merge(shared=True, off_task=0.0, start=NO_OFF_TASK),
         "distillation, same time": distillation(LR_DISTILL_TEXT, as_long_as="FS-Merge (fitted)"),
     }
     return Experiment([replace(SMALL, tasks=TEXTS)] if small else cells, methods)
@@ -80,13 +86,12 @@ def text_sweep(small: bool = False) -> Experiment:
     """Settings for texts, with and without edited copies, on labeled training texts of a seed of their own."""
     cells = [Cell(tasks, images, 3, total=total, validate=True) for tasks, images, total in
              ((TEXTS, 16, 800), (TEXTS[::-1], 100, 800), (TEXTS, 16, 16))]
-    rates, quiet = (1e-3, 2e-3, 4e-3), {"off_task": 0.0, "inner_off_task": 0.0}
-    without = partial(fs_merge, shared=True, off_task=0.0, start=quiet)
+    rates, without = (1e-3, 2e-3, 4e-3), partial(fs_merge, shared=True, off_task=0.0, start=NO_OFF_TASK)
     methods = {**{f"distillation {lr:g}": distillation(lr) for lr in rates},
                **{f"FS-Merge (paper) {lr:g}": paper(lr) for lr in (*rates, 8e-3)},
                "start, untrained": fs_merge(globally=False),
                **{f"FS-Merge, shared {lr:g}": fs_merge(lr, shared=True) for lr in rates},
-               "start, untrained, no off-task": fs_merge(globally=False, start=quiet),
+               "start, untrained, no off-task": fs_merge(globally=False, start=NO_OFF_TASK),
                **{f"FS-Merge, shared {lr:g}, no off-task": without(lr) for lr in rates},
                "FS-Merge, shared 0.002, no off-task, no inner": without(depths=())}
     if small:
@@ -176,7 +181,7 @@ def ablation(small: bool = False) -> Experiment:
         "start, equal heads": start(start={"heads": [1, 1]}),
         "start, not corrected": start(start={"corrected": False}),
         "start, tokens alike": start(start={"floor": 1.0}),
-        "start, no off-task": start(start={"off_task": 0.0, "inner_off_task": 0.0}),
+        "start, no off-task": start(start=NO_OFF_TASK),
         "start, none of these": start(start=first_version),
         "FS-Merge (fitted)": fitted(),
         "fitted, no off-task": fitted(off_task=0.0),
