@@ -68,12 +68,9 @@ def lowdata(small: bool = False) -> Experiment:
 
 
 def text(small: bool = False) -> Experiment:
-    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds.
-
-    Settings are those of `text_sweep`: another learning rate for distillation, no off-task terms for FS-Merge (fitted).
-    """
+    """The methods of `lowdata` on two text encoders: both orders, 16 and 100 texts a task, three seeds."""
     cells = [Cell(tasks, images, seed) for seed, images, tasks in product(range(3), (16, 100), permutations(TEXTS))]
-    methods = lowdata().methods | {
+    methods = lowdata().methods | {  # what is changed here was chosen by `text_sweep`
         "distillation": distillation(LR_DISTILL_TEXT),
         "FS-Merge (fitted), untrained": fs_merge(globally=False, start=NO_OFF_TASK),
         "FS-Merge (fitted)": fs_merge(shared=True, off_task=0.0, start=NO_OFF_TASK),
