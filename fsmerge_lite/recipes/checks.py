@@ -30,8 +30,9 @@ def inspect(recipe: Recipe, originals: Sequence[Original], images: Calibration, 
         for path in filter(None, (given.folder, given.unlabeled)):
             say(f"{path}: {inspect_folder(place(recipe, path))}")
         accuracy, chance, doubtful = _own_task(original)
+        normalized = f", mean {original.mean}, std {original.std}" if original.task.channels else ""  # not for texts
         say(f"original {i}: {original.name}, {_count(original):,} parameters, width {feature_size(original.backbone)}; "
-            f"{original.task}, mean {original.mean}, std {original.std}; "
+            f"{original.task}{normalized}; "
             f"{accuracy:.1f} % on its own task (chance {chance:.0f} %)")
         if doubtful:
             at_chance.append(f"original {i}, {original.name}, has {accuracy:.1f} % on its own task, and chance is "
