@@ -15,8 +15,9 @@ import torch
 from ..architectures import architecture
 from ..architectures.text import TextEncoder
 from ..architectures.vit import vit
-from ..bench.experiments import EXPERIMENTS
+from ..bench.experiments import EXPERIMENTS, NO_OFF_TASK
 from ..bench.machine import doctor, pick_device
+from ..bench.methods import LR_DISTILL_TEXT
 from ..bench.runner import run
 from ..compare.evaluation import Table, evaluate
 from ..engine import processes
@@ -72,11 +73,14 @@ def add_tour(commands) -> None:
 
 def tour(given: argparse.Namespace) -> None:
     """The tour is a recipe of shipped originals, with the untrained start beside it."""
+    start, training = {}, {"steps": given.steps}
+    if given.tasks[0] in TEXTS:  # both tasks read the same names, see recipes/texts.toml
+        start, training = NO_OFF_TASK, training | {"off_task": 0.0, "lr_distillation": LR_DISTILL_TEXT}
     recipe = recipe_of({
         "originals": [{"shipped": name} for name in given.tasks],
         "baselines": ["average", "distillation", "FS-Merge (fitted), untrained"],
         "calibration": {"images": given.images, "augmented": given.augmented}, "supernet": {"rank": given.rank},
-        "training": {"steps": given.steps},
+        "start": start, "training": training,
         "run": {"out": given.out, "device": given.device, "seeds": [given.seed]}}, "tour")
     _finish(merge(recipe, overwrite=True))
 

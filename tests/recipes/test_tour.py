@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import fsmerge_lite as fsm
 from fsmerge_lite.bench.machine import pick_device
+from fsmerge_lite.recipes import commands
 from fsmerge_lite.recipes.commands import main
+from fsmerge_lite.recipes.recipe import read_recipe
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ROWS = ["originals (k models)", "average", "distillation", "FS-Merge (fitted), untrained", "FS-Merge (fitted)"]
 
 
@@ -66,6 +70,16 @@ def test_command_line(capsys, tmp_path):
     for wrong in (["tour", "--tasks", "birds"], ["tour", "--steps", "many"], []):
         with pytest.raises(SystemExit):
             main(wrong)
+
+
+def test_the_tour_of_texts_has_the_settings_of_the_committed_recipe(monkeypatch):
+    recipes = []
+    monkeypatch.setattr(commands, "merge", lambda recipe, **_: recipes.append(recipe))
+    monkeypatch.setattr(commands, "_finish", lambda results: None)
+    assert main(["tour", "--tasks", "language", "kind"]) == 0 and main(["tour"]) == 0
+    committed = [read_recipe(RECIPES / name) for name in ("texts.toml", "tour.toml")]
+    assert [(r.start, r.training) for r in recipes] == [(r.start, r.training) for r in committed]
+    assert recipes[0].start.off_task == recipes[0].training.off_task == 0 < recipes[1].training.off_task
 
 
 def test_help_from_a_shell():
