@@ -1,8 +1,8 @@
 """A small encoder of texts, made of timm's pre-norm blocks.
 
 The first layer is a table with a row for each token and each place in a window, y = sum_p E[id_p, p], and is merged by
-channel: E* = sum_i E_i M_i^T. No layer of a merged model sees padding: attention leaves it out, and so does all that is
-fitted to what layers read.
+channel: E* = sum_i E_i M_i^T. After it no layer of a merged model mixes padding into a text: attention leaves it out,
+and so does all that is fitted to what layers read. A window meets the same padding however far a text is filled up.
 """
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class TextEncoder(nn.Module):
         dim, depth, num_heads, mlp_ratio: width of the stream, number of blocks, heads in each, hidden units over dim.
         kernel_size: of the first layer, odd, >= 1. A convolution over one-hot tokens: a token and its neighbors each
             add a row of the table. 1: a token is its own row.
+
+    Raises ValueError for a number outside its range, an even kernel_size, or heads that do not divide the width.
     """
 
     def __init__(self, vocab_size: int, max_length: int = 32, dim: int = 96, depth: int = 4, num_heads: int = 4,

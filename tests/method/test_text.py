@@ -217,6 +217,12 @@ def test_a_description_builds_the_model_again(make):
     assert architecture(model).kind in ("text", "bert")
 
 
+def test_a_description_from_before_there_were_windows_reads_single_tokens():
+    config = describe(encoders([8])[0])
+    del config["kernel_size"]
+    assert fsm.build(config).kernel_size == 1
+
+
 # ---------------------------------------------------------------- what is refused
 
 @every_kind
@@ -243,6 +249,11 @@ def test_another_vocabulary_or_length_is_refused(make):
     other, = make([8], vocab_size=VOCABULARY + 1)
     with pytest.raises(ValueError, match="original 2 has vocab_size = 31, original 1 has 30"):
         fsm.SuperNet([own, other])
+
+
+def test_windows_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="original 2 has kernel_size = 3, original 1 has 1"):
+        fsm.SuperNet(encoders([8]) + encoders([8], kernel_size=3))
 
 
 def test_a_text_model_and_a_picture_model_are_refused():
