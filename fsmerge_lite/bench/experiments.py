@@ -1,7 +1,7 @@
 """The experiments of the benchmarks: each is a list of cells, and the methods that run on every cell.
 
 The names of methods are those of the committed records. "FS-Merge (paper)" is the published method, "FS-Merge (fitted)"
-starts from the fitted subspaces and has inner features and the off-task term in its loss.
+starts from the fitted subspaces and has inner features and the off-task term in its loss; `text` has no off-task terms.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -25,7 +25,8 @@ from ..engine.files import check_writable, file_of, load_file
 from ..engine.given import whole
 from ..models import Original, load_merged
 from ..tasks.embedded import EMBEDDED, KNOWN, task
-from ..tasks.originals import load_originals, recipe, train_on
+from ..tasks.originals import load_originals, train_on
+from ..tasks.originals import recipe as shipped_recipe
 from ..tasks.pictures import folder_task, torchvision_task
 from ..tasks.task import Task
 from ..tasks.texts import TEXTS, text_task
@@ -189,7 +190,7 @@ def training(given: argparse.Namespace) -> None:
 def _text_model(given: argparse.Namespace, size: int) -> tuple[torch.nn.Module, Task]:
     if given.timm:
         raise ValueError(f"timm's {given.timm} reads pictures; for texts leave --timm out")
-    encoder = TextEncoder(**recipe("language")["architecture"] | {"max_length": size})  # as those that ship
+    encoder = TextEncoder(**shipped_recipe("language")["architecture"] | {"max_length": size})  # as those that ship
     return encoder, text_task(given.texts, size) if given.texts else task(given.task, size)
 
 
