@@ -115,9 +115,9 @@ def rivals(small: bool = False) -> Experiment:
 
 
 def room(small: bool = False) -> Experiment:
-    """How wide must the merged model be? Widths 1 to 2 times that of the originals, at equal head size, two seeds."""
+    """How wide must the merged model be? Widths 1 to 2 times that of the originals, at equal head size, three seeds."""
     cells = [Cell(tasks, 100, seed) for seed, tasks in
-             product(range(2), (("digits", "letters"), ("shapes", "textures"), FOUR))]
+             product(range(3), (("digits", "letters"), ("shapes", "textures"), FOUR))]
     methods = {"originals (k models)": untrained(without_images(ensemble))}
     for heads in (4, 5, 6, 7, 8):
         dim, into = 24 * heads, vit(dim=24 * heads, num_heads=heads)
@@ -217,7 +217,7 @@ def many(small: bool = False) -> Experiment:
 
 def longer(small: bool = False) -> Experiment:
     """Four models, longer training. What is the limit: the steps, M and U, their rank, or the off-task weight?"""
-    cells = [Cell(FOUR, 100, steps=steps) for steps in (150, 300, 600)]
+    cells = [Cell(FOUR, 100, seed, steps=steps) for seed in range(3) for steps in (150, 300, 600)]
     methods = {
         "distillation": distillation(),
         "distillation, three times the steps": distillation(times=3),
