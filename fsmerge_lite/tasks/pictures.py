@@ -1,10 +1,12 @@
 """Tasks of your own pictures: image folders, torchvision's datasets, and pictures without classes."""
+import contextlib
 import difflib
 import inspect
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 import torch
@@ -54,7 +56,10 @@ def folder_task(path: str | Path, size: int = SIZE, name: str | None = None, tes
 def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download: bool = False, test_size: int = 1000,
                      name: str | None = None, transform: Callable | None = None, channels: int = 3,
                      classes: Sequence[str] | None = None) -> Task:
-    """A task from one of torchvision's datasets that take `train=`: "MNIST", "CIFAR10", "CIFAR100", "FashionMNIST"...
+    """A task from one of torchvision's datasets: "MNIST", "CIFAR10", "SVHN", "GTSRB", "DTD", "Food101"...
+
+    It needs a training and a test part, by `train=` or by `split=`. Of splits, it trains on the default one ("train" or
+    "trainval"), and tests on "test" or, where there is none, on "val".
 
     Args:
         dataset: the name of a class in `torchvision.datasets`.
@@ -64,22 +69,21 @@ def torchvision_task(dataset: str, root: str | Path, size: int = SIZE, download:
         name: what tables call it; the dataset's name in small letters by default.
 
     Raises:
-        ValueError: torchvision has no such dataset, or it takes no `train=`; and as for `folder_task`.
+        ValueError: no such dataset or parts, or labels that are not class numbers; and as for `folder_task`.
         FileNotFoundError: the files are not there.
     """
     from torchvision import datasets  # takes a while to import
-    kinds = {kind: each for kind, each in inspect.getmembers(datasets, inspect.isclass) if _takes_train(each)}
+    kinds = {kind: each for kind, each in inspect.getmembers(datasets, inspect.isclass) if _parts_of(each)}
     if dataset not in kinds:
-        raise ValueError(f"torchvision.datasets has no {dataset!r} that takes train={_nearest(dataset, kinds)}; there "
-                         f"are {', '.join(kinds)}, and folder_task for image folders")
+        raise ValueError(f"torchvision.datasets has no {dataset!r} with a training and a test part"
+                         f"{_nearest(dataset, kinds)}; there are {', '.join(kinds)}, and folder_task for image folders")
     try:
-        train, test = (kinds[dataset](root, train=train, download=download) for train in (True, False))
-    except RuntimeError as error:  # as torchvision says that files are missing or damaged
+        train, test = (_first(kinds[dataset], root, download, part) for part in _parts_of(kinds[dataset]))
+    except (RuntimeError, FileNotFoundError) as error:  # as torchvision says that files are missing or damaged
         raise FileNotFoundError(f"torchvision cannot read {dataset} in {root} ({error}); give the folder that it was "
                                 "fetched into, or download=True") from None
-    labels = getattr(train, "classes", None) or sorted(set(map(int, train.targets)))
-    return _task(name or dataset.lower(), tuple(map(str, labels)), train, test, size, test_size, transform, channels,
-                 classes)
+    have = _classes(dataset, train, test)
+    return _task(name or dataset.lower(), have, train, test, size, test_size, transform, channels, classes)
 
 
 def unlabeled_task(path: str | Path, size: int = SIZE, name: str | None = None, transform: Callable | None = None,
@@ -112,11 +116,43 @@ def _warn(path: str | Path, left_out: Mapping[str, int]) -> None:
         warnings.warn(f"{path}: left out {listed(left_out)}; what is read ends in {', '.join(SUFFIXES)}", stacklevel=3)
 
 
-def _takes_train(kind: type) -> bool:
-    """Whether a dataset can be made of root, train and download alone."""
-    given, parameters = ("root", "train", "download"), inspect.signature(kind).parameters
-    needed = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return set(given) <= set(parameters) and set(needed) <= set(given)
+def _parts_of(kind: type) -> Sequence[Sequence[dict]]:
+    """The arguments for a dataset's training part, and those for its test part, by preference.
+
+    Empty if it has no such parts, or needs more than these, root and download.
+    """
+    parameters = inspect.signature(kind).parameters
+    needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    if not {"root", "download"} <= set(parameters) or needed - {"root", "train", "download"}:
+        return ()
+    if "train" in parameters:
+        return [{"train": True}], [{"train": False}]
+    if "split" in parameters and str(parameters["split"].default).startswith("train"):
+        return [{}], [{"split": "test"}, {"split": "val"}]
+    return ()
+
+
+def _first(kind: type, root: str | Path, download: bool, parts: Sequence[dict]) -> Sequence:
+    """A part of a dataset, made with the first of these arguments that it knows."""
+    *others, last = parts
+    for part in others:
+        with contextlib.suppress(ValueError):  # as torchvision says that there is no such split
+            return kind(root, download=download, **part)
+    return kind(root, download=download, **last)
+
+
+def _classes(dataset: str, train: Sequence, test: Sequence) -> tuple[str, ...]:
+    """The names of a dataset's classes, or else the numbers that are its labels. To find them may take a whole pass."""
+    try:
+        [index(part[0][1]) for part in (train, test)]
+    except TypeError:
+        raise ValueError(f"the labels of {dataset} are not class numbers, and a task needs one for each picture; there "
+                         "is folder_task for image folders") from None
+    names, *numbers = (getattr(train, each, None) for each in ("classes", "targets", "labels"))
+    passed = (train[i][1] for i in range(len(train)))
+    numbers = next((each for each in numbers if each is not None), passed)
+    names = names or sorted(set(map(index, numbers)))
+    return tuple(each[0] if isinstance(each, tuple) else str(each) for each in names)  # a tuple: several names of one
 
 
 def _nearest(name: object, names: Iterable[str]) -> str:

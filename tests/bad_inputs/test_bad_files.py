@@ -133,10 +133,10 @@ CASES = [  # a name, what is called with what is `Given`, words of the refusal
     ("unlabeled, missing", lambda g: fsm.unlabeled_task(g.folder / "no"), "no pictures in"),
     ("unlabeled, size", lambda g: fsm.unlabeled_task(g.folder / "good", 0), "size must be a whole number >= 1, got 0"),
     ("torchvision, case", lambda g: fsm.torchvision_task("mnist", "."),
-     "torchvision.datasets has no 'mnist' that takes train= (did you mean 'MNIST'?)"),
+     "torchvision.datasets has no 'mnist' with a training and a test part (did you mean 'MNIST'?)"),
     ("torchvision, files", lambda g: fsm.torchvision_task("MNIST", "no"), "torchvision cannot read MNIST in no ("),
     ("torchvision, ImageNet", lambda g: fsm.torchvision_task("ImageNet", "."),
-     "torchvision.datasets has no 'ImageNet' that takes train="),
+     "torchvision.datasets has no 'ImageNet' with a training and a test part"),
     # training originals
     ("train_on, task name", lambda g: trained(g, own="digits"),
      "task must be a Task, such as task('digits') or folder_task(...), got 'digits'"),

@@ -381,14 +381,86 @@ def test_torchvision_tasks(tiny):
     assert fsm.torchvision_task("Bare", "nowhere").classes == ("0", "1", "2")
 
 
+def gtsrb(root: Path):
+    """As torchvision reads it: classes are folders in training and a column of a file in test."""
+    test = root / "gtsrb" / "GTSRB" / "Final_Test" / "Images"
+    test.mkdir(parents=True)
+    rows = ["Filename;Width;ClassId"]
+    for label in range(3):
+        folder = root / "gtsrb" / "GTSRB" / "Training" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for n in range(4):
+            Image.new("RGB", (9, 9), (100 * label,) * 3).save(folder / f"{n}.ppm")
+        Image.new("RGB", (9, 9), (100 * label,) * 3).save(test / f"{label}.ppm")
+        rows.append(f"{label}.ppm;9;{label}")
+    (root / "gtsrb" / "GT-final_test.csv").write_text("\n".join(rows))
+
+
+def dtd(root: Path):
+    """As torchvision reads it: lists of files, and a third part that is left alone."""
+    for label, name in enumerate(("banded", "dotted", "woven")):
+        folder = root / "dtd" / "dtd" / "images" / name
+        folder.mkdir(parents=True)
+        for part, count in {"train": 4, "val": 2, "test": 1}.items():
+            lists = root / "dtd" / "dtd" / "labels" / f"{part}1.txt"
+            lists.parent.mkdir(exist_ok=True)
+            with lists.open("a") as file:
+                for n in range(count):
+                    Image.new("RGB", (9, 9), (100 * label,) * 3).save(folder / f"{part}{n}.png")
+                    print(f"{name}/{part}{n}.png", file=file)
+
+
+def imagenette(root: Path):
+    """As torchvision reads it: it has no test part, but one that is called val, and several names for a class."""
+    for label, name in enumerate(("n01440764", "n02979186", "n03000684")):
+        for part, count in {"train": 4, "val": 1}.items():
+            folder = root / "imagenette2" / part / name
+            folder.mkdir(parents=True)
+            for n in range(count):
+                Image.new("RGB", (9, 9), (100 * label,) * 3).save(folder / f"{n}.jpeg")
+
+
+@pytest.mark.parametrize(("name", "lay_out", "classes"), [
+    ("GTSRB", gtsrb, ("0", "1", "2")), ("DTD", dtd, ("banded", "dotted", "woven")),
+    ("Imagenette", imagenette, ("tench", "cassette player", "chain saw"))])
+def test_torchvision_tasks_with_split(name, lay_out, classes, tmp_path):
+    lay_out(tmp_path)
+    task = fsm.torchvision_task(name, tmp_path, size=8)
+    assert (task.classes, task.train_size, task.test_size) == (classes, 12, 3)
+    for images, labels in (task.test(), task.sample(12)):
+        assert sorted(labels.unique().tolist()) == [0, 1, 2]
+        assert [round(v) for v in ((images[:, 0, 0, 0] + 1) * 127.5).tolist()] == [100 * y for y in labels.tolist()]
+
+
+def test_a_part_of_a_dataset_that_is_missing_is_told(tmp_path):
+    gtsrb(tmp_path)
+    (tmp_path / "gtsrb" / "GT-final_test.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="torchvision cannot read GTSRB in .*GT-final_test.csv"):
+        fsm.torchvision_task("GTSRB", tmp_path)
+
+
+class Boxes(Tiny):
+    """A dataset of which a label is more than a number."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], torch.zeros(40)
+
+
+def test_labels_that_are_no_classes_are_refused(monkeypatch):
+    monkeypatch.setattr(datasets, "Boxes", Boxes, raising=False)
+    with pytest.raises(ValueError, match="the labels of Boxes are not class numbers"):
+        fsm.torchvision_task("Boxes", "nowhere")
+
+
 @pytest.mark.parametrize(("name", "words"), [
-    ("mnist", r"has no 'mnist' that takes train= \(did you mean 'MNIST'\?\); there are CIFAR10, "),
+    ("mnist", r"has no 'mnist' with a training and a test part \(did you mean 'MNIST'\?\); there are CIFAR10, "),
     ("cifar", r"did you mean 'CIFAR"),
     ("CIFAR_10", r"did you mean 'CIFAR10'"),
-    ("SVHN", "has no 'SVHN' that takes train="),  # takes split=
-    ("EMNIST", "has no 'EMNIST' that takes train="),  # needs split=
+    ("svhn", r"did you mean 'SVHN'"),
+    ("EMNIST", "has no 'EMNIST' with a training and a test part"),  # needs split=
+    ("LFWPeople", "has no 'LFWPeople' with a training and a test part"),  # all of it, unless told
     ("ImageFolder", "folder_task for image folders"),
-    ("folder", "has no 'folder' that takes train="),  # a module
+    ("folder", "has no 'folder' with a training"),  # a module
     ("wrap_dataset_for_transforms_v2", "has no 'wrap_dataset"),  # a function
 ])
 def test_no_such_dataset(name, words):

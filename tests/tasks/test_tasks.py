@@ -72,7 +72,7 @@ def test_bad_arguments():
         fsm.calibration([fsm.Original(fsm.vit(8, 1, 2))])
     with pytest.raises(ValueError, match="augmented must be a whole number >= 0"):
         fsm.calibration([fsm.task("shapes")], augmented=-1)
-    with pytest.raises(ValueError, match="takes train="):
+    with pytest.raises(ValueError, match="with a training and a test part"):
         fsm.torchvision_task("ImageNet99", "nowhere")
 
 
