@@ -59,7 +59,7 @@ def test_layers_run_explicitly_again_after_an_error():
     assert all(layer.as_one is None for layer in net.modules() if isinstance(layer, fsm.SuperLinear))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(structure=st.sampled_from(STRUCTURES), init=st.sampled_from(["first", "average", "random"]),
        k=st.sampled_from([2, 3]), equal=st.booleans(), options=st.sampled_from(list(VIT_OPTIONS.values())),
        rank=st.integers(1, 6), stacked=st.booleans())

@@ -228,7 +228,7 @@ VALID = st.fixed_dictionaries({}, optional={
 })
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=VALID)
 def test_drawn_recipes_run_to_the_plan_or_say_why_not(drawn, table, tmp_path, capsys):
     path = as_toml({**table, **drawn}, tmp_path / "drawn.toml")
