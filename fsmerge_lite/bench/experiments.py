@@ -119,7 +119,7 @@ def room(small: bool = False) -> Experiment:
     cells = [Cell(tasks, 100, seed) for seed, tasks in
              product(range(3), (("digits", "letters"), ("shapes", "textures"), FOUR))]
     methods = {"originals (k models)": untrained(without_images(ensemble))}
-    for heads in (4, 5, 6, 7, 8):
+    for heads in (4, 8) if small else (4, 5, 6, 7, 8):
         dim, into = 24 * heads, vit(dim=24 * heads, num_heads=heads)
         methods |= {f"FS-Merge (fitted), untrained @ {dim}": fs_merge(globally=False, into=into),
                     f"FS-Merge (fitted) @ {dim}": fs_merge(into=into, shared=True)}
@@ -215,6 +215,17 @@ def many(small: bool = False) -> Experiment:
     return Experiment([replace(SMALL, tasks=FOUR[:3])] if small else cells, methods)
 
 
+def many_sweep(small: bool = False) -> Experiment:
+    """The off-task weight and the rank for three and four models, on labeled training images of seeds of their own."""
+    cells = [Cell(FOUR[:k], 100, seed, validate=True) for seed, k in ((3, 4), (4, 4), (3, 3))]
+    methods = {"distillation": distillation()}
+    for rank, weight in ((12, 0.2), (12, 0.5), (12, 1.0), (12, 2.0), (32, 0.2), (32, 0.5)):
+        methods[f"FS-Merge, rank {rank}, off-task {weight:g}"] = fs_merge(rank=rank, off_task=weight, shared=True)
+    if small:
+        return Experiment([replace(SMALL, tasks=FOUR[:3], validate=True)], _some(methods))
+    return Experiment(cells, methods)
+
+
 def longer(small: bool = False) -> Experiment:
     """Four models, longer training. What is the limit: the steps, M and U, their rank, or the off-task weight?"""
     cells = [Cell(FOUR, 100, seed, steps=steps) for seed in range(3) for steps in (150, 300, 600)]
@@ -243,5 +254,5 @@ def widths(small: bool = False) -> Experiment:
 
 EXPERIMENTS: dict[str, Callable[[bool], Experiment]] = {
     experiment.__name__: experiment
-    for experiment in (lowdata, rivals, ablation, sweep, many, longer, widths, room, heads, text,
-                       text_sweep)}
+    for experiment in (lowdata, rivals, ablation, sweep, many, many_sweep, longer, widths, room, heads,
+                       text, text_sweep)}

@@ -14,7 +14,7 @@ from .experiments import EXPERIMENTS
 from .methods import cell_of
 
 # The number that an experiment varies, and the label of its axis. A method's name may end in " @ number".
-VARIED = {"many": ("k", "models"), "widths": ("width", "width of the merged model"),
+VARIED = {"many": ("k", "models"), "many_sweep": ("k", "models"), "widths": ("width", "width of the merged model"),
           "room": ("width", "width of the merged model"),
           "longer": ("steps", "training steps"), "text_sweep": ("total", "texts a task, with edited copies")}
 MAIN = "FS-Merge (fitted)"
@@ -160,7 +160,7 @@ def write_results(name: str, records: Sequence[dict], out: str | Path) -> str:
     by, label = VARIED.get(name, ("images", "real images a task"))
     means, drawn = summary(records, by), {}
     text = f"`python -m fsmerge_lite bench {name}`: {EXPERIMENTS[name].__doc__.strip()}\n\n{table(means)}\n"
-    if name in ("lowdata", *VARIED) and name != "text_sweep":
+    if name in ("lowdata", *VARIED) and not name.endswith("sweep"):
         drawn[by] = figures.against(means, label, log=by in ("images", "steps"))
     if name == "rivals":
         text += f"\n{comparisons(records, MAIN, LENT)}\n\n{by_merge(records)}\n"

@@ -190,7 +190,7 @@ def few_tested(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep",
-                                  "text", "text_sweep"])
+                                  "text", "text_sweep", "many_sweep"])
 def test_every_experiment_runs_small_and_writes_it_up(name, tmp_path, few_tested):
     records = runner.run(name, tmp_path, jobs=2 if name == "sweep" else 1, small=True)
     methods = EXPERIMENTS[name](True).methods
