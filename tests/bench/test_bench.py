@@ -93,7 +93,13 @@ def test_a_record_tells_its_cell():
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def few_tested(monkeypatch):
+    """100 test inputs of each task are enough for a trial."""
+    monkeypatch.setattr(runner, "evaluate", partial(evaluate, limit=100))
+
+
+@pytest.fixture
+def counted(monkeypatch, few_tested):
     """An experiment of two cells and two methods that notes what is run."""
     ran = []
 
@@ -113,7 +119,8 @@ def test_a_benchmark_runs_what_is_missing(counted, tmp_path):
     assert counted == [(0, "one", []), (0, "two", ["one"]), (1, "one", []), (1, "two", ["one"])]
     assert [(r["seed"], r["method"], r["trained"], r["training_steps"]) for r in records] == [
         (0, "one", 7, 3), (0, "two", 7, 3), (1, "one", 7, 3), (1, "two", 7, 3)]
-    oracle = fsm.evaluate(fsm.ensemble(fsm.load_originals(*SMALL.tasks)), [fsm.task(name) for name in SMALL.tasks])
+    oracle = fsm.evaluate(fsm.ensemble(fsm.load_originals(*SMALL.tasks)), [fsm.task(name) for name in SMALL.tasks],
+                          limit=100)
     assert all(r["mean"] == oracle.mean and r["joint"] == oracle.joint for r in records)
     assert runner.load_records(tmp_path / "counted.json") == json.loads(json.dumps(records))
     counted.clear()
@@ -164,7 +171,7 @@ def test_records_without_settings_count_as_done(counted, tmp_path):
     assert runner.run("counted", tmp_path) == records and not counted
 
 
-def test_methods_leave_the_random_numbers_of_the_caller_alone():
+def test_methods_leave_the_random_numbers_of_the_caller_alone(few_tested):
     before = torch.random.get_rng_state()
     assert len(list(runner.run_cell(SMALL, EXPERIMENTS["lowdata"](True).methods))) == 11
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -181,12 +188,6 @@ def test_a_killed_benchmark_keeps_the_cells_it_has_finished(counted, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         runner.run("counted", tmp_path)
     assert {r["seed"] for r in runner.load_records(tmp_path / "counted.json")} == {0}
-
-
-@pytest.fixture
-def few_tested(monkeypatch):
-    """100 test inputs of each task are enough for a trial."""
-    monkeypatch.setattr(runner, "evaluate", partial(evaluate, limit=100))
 
 
 @pytest.mark.parametrize("name", ["lowdata", "rivals", "many", "longer", "widths", "room", "heads", "sweep",
