@@ -44,6 +44,7 @@ TEXTS = ("language", "kind")
 STARTS = {"ridge": (1e-3, 3e-3, 3e-2, 0.1), "floor": (0.0, 0.1, 0.5, 1.0), "inner_off_task": (0.0, 0.01, 0.05),
           "off_task": (0.0, 0.1, 0.5), "corrected": (False,)}  # one change at a time from the start's own settings
 NO_OFF_TASK = {"off_task": 0.0, "inner_off_task": 0.0}  # of the start, where tasks read the same inputs
+CHOSEN_FOR_MANY = "FS-Merge (fitted), rank 32, off-task 0.5"
 SMALL = Cell(("digits", "letters"), images=4, steps=3, total=8)
 
 
@@ -211,6 +212,8 @@ def many(small: bool = False) -> Experiment:
         "FS-Merge (fitted)": fs_merge(shared=True),
         "FS-Merge (fitted), in sequence": in_sequence(fs_merge(shared=True)),
         "distillation, same time": distillation(as_long_as="FS-Merge (fitted)"),
+        CHOSEN_FOR_MANY: fs_merge(rank=32, off_task=0.5, shared=True),  # the best of `many_sweep`
+        "distillation, as long as rank 32": distillation(as_long_as=CHOSEN_FOR_MANY),
     }
     return Experiment([replace(SMALL, tasks=FOUR[:3])] if small else cells, methods)
 

@@ -26,11 +26,13 @@ METHODS = {
     "align, orthogonal, then regmean": "#663311",
     "distillation": "#332288",
     "distillation, same time": "#8877CC",
+    "distillation, as long as rank 32": "#BBAAEE",
     "distillation, our losses": "#5E4FA2",
     "all weights from the fitted start": "#44AA99",
     "FS-Merge (paper)": "#882255",
     "FS-Merge (fitted), untrained": "#E6B8D0",
     "FS-Merge (fitted)": PINK,
+    "FS-Merge (fitted), rank 32, off-task 0.5": "#DD4488",
     "FS-Merge (fitted), in sequence": "#AA4499",
 }
 
