@@ -1,5 +1,4 @@
 """Tasks of your own pictures: image folders, torchvision's datasets, and pictures without classes."""
-import contextlib
 import difflib
 import inspect
 import warnings
@@ -136,8 +135,11 @@ def _first(kind: type, root: str | Path, download: bool, parts: Sequence[dict]) 
     """A part of a dataset, made with the first of these arguments that it knows."""
     *others, last = parts
     for part in others:
-        with contextlib.suppress(ValueError):  # as torchvision says that there is no such split
+        try:
             return kind(root, download=download, **part)
+        except ValueError as error:
+            if "Unknown value" not in str(error):  # as torchvision says that there is no such split
+                raise
     return kind(root, download=download, **last)
 
 

@@ -439,6 +439,13 @@ def test_a_part_of_a_dataset_that_is_missing_is_told(tmp_path):
         fsm.torchvision_task("GTSRB", tmp_path)
 
 
+def test_a_damaged_test_part_is_not_replaced_by_another(tmp_path):
+    dtd(tmp_path)
+    (tmp_path / "dtd" / "dtd" / "labels" / "test1.txt").write_text("no slash")
+    with pytest.raises(ValueError, match="not enough values"):
+        fsm.torchvision_task("DTD", tmp_path)
+
+
 class Boxes(Tiny):
     """A dataset of which a label is more than a number."""
 
