@@ -126,10 +126,10 @@ def against(scores: pd.DataFrame, label: str, log: bool = False) -> Figure:
         log: whether that axis is logarithmic.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
-    values = sorted(scores.index.unique(1))
+    values, methods = sorted(scores.index.unique(1)), scores.index.unique(0).size
     for ax, column, title in zip(axes, ("mean", "joint"), ("per task (head given)", "joint (task unknown)")):
         for j, (method, rows) in enumerate(scores.groupby(level=0, sort=False)):
-            beside = 1.02 ** (j - scores.index.unique(0).size / 2)  # so that error bars do not cover each other
+            beside = 1.1 ** (j / methods - 0.5)  # so that error bars do not cover each other
             ax.errorbar(rows.index.get_level_values(1) * beside, rows[column], rows[f"{column}_std"], capsize=3, lw=1.5,
                         label=method, **style_of(method, j))
         if log:
